@@ -272,6 +272,8 @@ class Answer:
     """For label scoring: each candidate's probability; sums to 1."""
     nll: float | None = None
     """For likelihood scoring: summed negative log likelihood of the reference, in nats."""
+    n_scored_tokens: int = 0
+    """Tokens that ``nll`` sums over; ``evaluate.measure`` fills it from what ``Engine.likelihood`` counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,6 +407,8 @@ class Task(Protocol):
     """Metric for choosing a checkpoint when the recipe names none."""
     lower_is_better: frozenset[str]
     """Metrics for which a smaller value is the better one."""
+    needs_likelihood: bool
+    """Whether the reference's likelihood is asked for besides the answer (``chat``: perplexity beside ROUGE-L)."""
 
     def make_sample(self, record: Record) -> Sample:
         """Turn a record into a conversation; raises ``RowError`` where it cannot be one."""
@@ -420,6 +424,10 @@ class Task(Protocol):
 
     def parse(self, answer: Answer, sample: Sample) -> Prediction:
         """Read an answer; never raises."""
+        ...
+
+    def for_rows(self, samples: Sequence[Sample]) -> Task:
+        """The same task, knowing what its scores need of the whole set (CIDEr: how often n-grams occur in it); most return themselves."""
         ...
 
     def counts(self, prediction: Prediction, answer: Answer, sample: Sample) -> dict[str, float]:
