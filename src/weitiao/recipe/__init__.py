@@ -5,6 +5,7 @@ with file, line and the nearest name; validators refuse and never repair. Knows 
 """
 
 from weitiao.recipe.load import load_recipe, recipe_yaml
+from weitiao.recipe.nearest import nearest_name
 from weitiao.recipe.sections import Recipe
 
-__all__ = ["Recipe", "load_recipe", "recipe_yaml"]
+__all__ = ["Recipe", "load_recipe", "nearest_name", "recipe_yaml"]

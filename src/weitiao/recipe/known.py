@@ -1,0 +1,106 @@
+"""What a recipe may say: the sections behind a key, and every setting with its help."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from weitiao.recipe.document import KeyPath
+from weitiao.recipe.sections import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One leaf of the recipe."""
+
+    name: str
+    """Dotted, as overrides write it; positions in lists are ``0``."""
+    section: type[BaseModel]
+    info: FieldInfo
+
+
+def sections_in(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that a field's annotation allows: itself, a union's members, a list's items, a mapping's values."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) is Annotated:
+        return sections_in(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType, list, dict):
+        return [section for part in get_args(annotation) for section in sections_in(part)]
+    return []
+
+
+def kind_of(section: type[BaseModel]) -> str | None:
+    """The ``kind`` that picks this section among the variants of a union, if it has one."""
+    field = section.model_fields.get("kind")
+    return str(get_args(field.annotation)[0]) if field is not None and get_origin(field.annotation) is Literal else None
+
+
+def sections_at(keys: KeyPath, values: Any) -> list[type[BaseModel]]:
+    """The sections that may stand at a place of a recipe; for a variant with a known ``kind``, that one alone.
+
+    Args:
+        keys: path from the root; empty for the recipe itself.
+        values: the recipe's plain values, from which the ``kind`` of each variant is taken.
+
+    Returns:
+        Possible sections, empty where ``keys`` leads to a plain value or nowhere.
+    """
+    sections: list[type[BaseModel]] = [Recipe]
+    for key in keys:
+        values = _child(values, key)
+        if isinstance(key, str) and any(key in section.model_fields for section in sections):
+            found = [section.model_fields[key] for section in sections if key in section.model_fields]
+            sections = list(dict.fromkeys(inner for field in found for inner in sections_in(field.annotation)))
+        elif isinstance(key, str) and not any(kind_of(section) is None for section in sections):
+            return []
+        kind = values.get("kind") if isinstance(values, dict) else None
+        sections = [section for section in sections if kind_of(section) == kind] or sections
+    return sections
+
+
+def field_at(keys: KeyPath, values: Any) -> FieldInfo | None:
+    """The field behind a key path; None where there is none."""
+    if not keys or isinstance(keys[-1], int):
+        return None
+    for section in sections_at(keys[:-1], values):
+        if keys[-1] in section.model_fields:
+            return section.model_fields[keys[-1]]
+    return None
+
+
+def all_settings() -> list[Setting]:
+    """Every setting once, in the order of the sections; a section that stands in several places is listed at the first."""
+    settings: dict[str, Setting] = {}
+    for setting in _settings(Recipe, "", set()):
+        settings.setdefault(setting.name, setting)
+    return list(settings.values())
+
+
+def _settings(section: type[BaseModel], prefix: str, seen: set[type[BaseModel]]) -> Iterator[Setting]:
+    for name, info in section.model_fields.items():
+        full = f"{prefix}{name}"
+        inner = [each for each in sections_in(info.annotation) if each not in seen]
+        if not inner:
+            yield Setting(full, section, info)
+        for each in inner:
+            seen.add(each)
+            yield from _settings(each, f"{full}.", seen)
+
+
+def places_of_key(key: str) -> list[str]:
+    """Dotted names of the settings that are called ``key``, for telling where a misplaced key belongs."""
+    return [setting.name for setting in all_settings() if setting.name.rpartition(".")[2] == key]
+
+
+def _child(values: Any, key: str | int) -> Any:
+    if isinstance(values, dict):
+        return values.get(key)
+    if isinstance(values, list) and isinstance(key, int) and key < len(values):
+        return values[key]
+    return None
