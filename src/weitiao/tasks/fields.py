@@ -1,0 +1,139 @@
+"""The fields of an extraction: their JSON schema, their values as trained, and when two values are the same.
+
+Strings and enums are the same when equal after NFKC, stripping and joining of white space; numbers by value (``RM 1,021.50`` is 1021.5);
+dates by the calendar day (day before month where it could be either); lists whatever their order. None, ``""`` and ``[]`` are empty.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+from weitiao.recipe.tasks import FieldSpec
+from weitiao.tasks.scoring import plain, stands_in
+
+NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|[-+]?\.\d+")
+CHINESE_DATE = re.compile(r"(\d{4})年(\d{1,2})月(\d{1,2})[日号]?")
+COMPACT_DATE = re.compile(r"(\d{4})(\d{2})(\d{2})")
+DATE_PATTERN = r"^[0-9A-Za-z年月日号./, :+-]{4,40}$"
+"""Characters that dates are written in, for decoding."""
+
+
+def json_schema(fields: Mapping[str, FieldSpec]) -> dict[str, Any]:
+    """The JSON schema of an answer: exactly these keys, in this order."""
+    return {
+        "type": "object",
+        "properties": {name: _field_schema(spec) for name, spec in fields.items()},
+        "required": list(fields),
+        "additionalProperties": False,
+    }
+
+
+def _field_schema(spec: FieldSpec) -> dict[str, Any]:
+    schemas: dict[str, dict[str, Any]] = {
+        "string": {"type": "string"},
+        "number": {"type": "number"},
+        "date": {"type": "string", "pattern": DATE_PATTERN},
+        "enum": {"type": "string", "enum": list(spec.values or ())},
+        "list": {"type": "array", "items": {"type": "string"}},
+    }
+    schema = schemas[spec.type]
+    return {"anyOf": [schema, {"type": "null"}]} if spec.optional else schema
+
+
+def canonical(value: Any, spec: FieldSpec) -> Any:
+    """A value of the file in the form that is trained: text, number, list of texts, or None.
+
+    Args:
+        value: what the file's JSON holds; None where the key is missing.
+        spec: of the field.
+
+    Returns:
+        The value; an empty one is None for an optional field, else ``""`` or ``[]``.
+
+    Raises:
+        ValueError: the value is not of the field's type; the message says why.
+    """
+    if is_empty(value):
+        if spec.optional:
+            return None
+        if spec.type in ("string", "list"):
+            return [] if spec.type == "list" else ""
+        raise ValueError(f"missing, and a {spec.type} cannot be left empty unless it is optional")
+    if spec.type == "list":
+        return [_text(item) for item in (value if isinstance(value, list) else [value])]
+    if spec.type == "number":
+        number = read_number(value)
+        if number is None:
+            raise ValueError(f"{value!r} is not a number")
+        return int(number) if number == number.to_integral_value() else float(number)
+    text = _text(value)
+    if spec.type == "enum" and text not in (spec.values or ()):
+        raise ValueError(f"{text!r} is none of {', '.join(spec.values or ())}")
+    if spec.type == "date" and read_date(text) is None:
+        raise ValueError(f"{text!r} is not a calendar date")
+    return text
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool | dict | list):
+        raise ValueError(f"{value!r} is not a text")
+    return str(value)
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a value says nothing: None, ``[]``, or a text of white space."""
+    return value is None or value == [] or (isinstance(value, str) and not value.strip())
+
+
+def comparable(value: Any, spec: FieldSpec) -> Any:
+    """A form of a value that is equal for equal values, whatever type the model gave it; None where it is empty."""
+    if is_empty(value):
+        return None
+    if spec.type == "list":
+        items = value if isinstance(value, list) else [value]
+        return sorted(plain(str(item)) for item in items if not is_empty(item)) or None
+    read = {"number": read_number, "date": read_date}.get(spec.type)
+    understood = read(value) if read else None
+    return plain(str(value)) if understood is None else understood
+
+
+def not_in_text(value: Any, spec: FieldSpec, text: str) -> list[str]:
+    """The pieces of a copied value that stand nowhere in the text."""
+    if not spec.copied or spec.type not in ("string", "list") or is_empty(value):
+        return []
+    pieces = value if isinstance(value, list) else [value]
+    return [str(piece) for piece in pieces if not stands_in(str(piece), text)]
+
+
+def read_number(value: Any) -> Decimal | None:
+    """The only number in a value, currency signs, units and thousands commas aside; None where there is none or several."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    found = NUMBER.findall(plain(str(value)) if isinstance(value, str) else format(Decimal(str(value)), "f"))
+    return Decimal(found[0].replace(",", "")) if len(found) == 1 else None
+
+
+def read_date(value: Any) -> date | None:
+    """The calendar day of a text such as ``2018年4月9日``, ``20180409``, ``09/04/2018`` or ``9 Apr 2018``; None where there is none."""
+    from dateutil import parser
+
+    if not isinstance(value, str):
+        return None
+    text = plain(value)
+    numbered = CHINESE_DATE.search(text) or COMPACT_DATE.fullmatch(text)
+    try:
+        if numbered:
+            return date(*(int(group) for group in numbered.groups()))
+        # Two defaults that share no field show whether day, month and year are all there.
+        year_first = re.match(r"\d{4}\D", text) is not None
+        days = {
+            parser.parse(text, dayfirst=not year_first, yearfirst=year_first, default=start, ignoretz=True).date()
+            for start in (datetime(2000, 1, 1), datetime(2004, 2, 2))
+        }
+    except (ValueError, OverflowError, TypeError):
+        return None
+    return days.pop() if len(days) == 1 else None
