@@ -311,7 +311,7 @@ class Scores:
     seconds: float
     details: Mapping[str, Any] = field(default_factory=dict)
     """Task tables for the report: confusion matrix, per-field counts, calibration."""
-    counts: Any = None
+    counts: Any = field(default=None, metadata={"written": False})
     """Per-row sufficient statistics (``np.ndarray``, rows x counts), for paired comparison; not written to JSON."""
 
 
