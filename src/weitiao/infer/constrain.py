@@ -1,0 +1,108 @@
+"""What an answer may be, as a mask over the vocabulary: a JSON schema or a choice of texts, followed token by token.
+
+llguidance does the work (MIT, 3 MB, no dependencies, a few microseconds per token; xgrammar would bring Triton and TVM along).
+JSON is written as ``json.dumps(value, ensure_ascii=False)`` writes it, fields in the schema's order, so that a model trained on such
+answers gives the same answer with and without the constraint.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from weitiao.errors import EngineError
+from weitiao.seams import Constraint
+
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
+
+JSON_STYLE: JsonCompileOptions = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+
+class Matcher:
+    """Follows one answer."""
+
+    def __init__(self, inner: Any) -> None:
+        """Keep llguidance's matcher, which nobody else may use."""
+        self._inner = inner
+
+    def allowed(self, n_vocab: int) -> torch.Tensor:
+        """Which tokens may come next: bool, one per entry of the vocabulary, on the CPU."""
+        bits = np.unpackbits(np.frombuffer(self._inner.compute_bitmask(), dtype=np.uint8), bitorder="little")
+        return torch.from_numpy(bits[:n_vocab].astype(bool))
+
+    def take(self, token_id: int, origin: str) -> None:
+        """Move on by a token; raises ``EngineError`` where that is not possible."""
+        if not self._inner.consume_token(token_id):
+            raise EngineError(f"the answer left its constraint: {self._inner.get_error()}", where=origin)
+
+    def is_complete(self) -> bool:
+        """Whether nothing may follow any more."""
+        return bool(self._inner.is_stopped())
+
+
+class Grammars:
+    """Compiled constraints of one tokenizer, each compiled once."""
+
+    def __init__(self, tokenizer: Any, n_vocab: int, stop_token_ids: Sequence[int]) -> None:
+        """Keep what compiling needs.
+
+        Args:
+            tokenizer: a fast tokenizer.
+            n_vocab: width of the logits; entries beyond the tokenizer's own are never allowed.
+            stop_token_ids: tokens that may end a finished answer.
+        """
+        self._tokenizer = tokenizer
+        self._n_vocab = n_vocab
+        self._stop_token_ids = list(stop_token_ids)
+        self._prepared: Any = None
+        self._compiled: dict[str, Any] = {}
+
+    def matcher(self, constraint: Constraint | None, origin: str) -> Matcher | None:
+        """Something that follows a new answer.
+
+        Args:
+            constraint: None, or a constraint with nothing set, means anything.
+            origin: of the row, for messages.
+
+        Returns:
+            A matcher at the beginning of an answer, or None.
+
+        Raises:
+            EngineError: the constraint sets both fields, or its schema cannot be compiled.
+        """
+        if constraint is None or (constraint.json_schema is None and constraint.choices is None):
+            return None
+        grammar = _grammar(constraint, origin)
+        if grammar not in self._compiled:
+            self._compiled[grammar] = self._compile(grammar, origin)
+        return Matcher(self._compiled[grammar].deep_copy())
+
+    def _compile(self, grammar: str, origin: str) -> Any:
+        from llguidance import LLMatcher, LLTokenizer
+
+        if self._prepared is None:
+            rules = self._tokenizer.backend_tokenizer.to_str()
+            self._prepared = LLTokenizer(rules, n_vocab=self._n_vocab, eos_token=self._stop_token_ids)
+        matcher = LLMatcher(self._prepared, grammar, log_level=0)
+        if matcher.is_error():
+            raise EngineError(f"the constraint cannot be compiled: {matcher.get_error()}", where=origin)
+        return matcher
+
+
+def _grammar(constraint: Constraint, origin: str) -> str:
+    from llguidance import LLMatcher
+
+    if constraint.json_schema is not None and constraint.choices is not None:
+        raise EngineError("a constraint is a JSON schema or a choice of texts, not both", where=origin)
+    if constraint.json_schema is not None:
+        return str(LLMatcher.grammar_from_json_schema(json.dumps(constraint.json_schema), overrides=JSON_STYLE))
+    assert constraint.choices is not None
+    if not constraint.choices:
+        raise EngineError("a constraint offers no choice", where=origin)
+    alternatives = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in dict.fromkeys(constraint.choices))
+    return str(LLMatcher.grammar_from_lark(f"start: {alternatives}"))

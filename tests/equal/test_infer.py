@@ -1,0 +1,221 @@
+"""The engine against transformers used the plain way: one row, no cache, every token read again at each step."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from tests.tiny import build_tiny, sentences
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from weitiao.chat import make_renderer
+from weitiao.infer import make_engine
+from weitiao.recipe.sections import Chat
+from weitiao.seams import Constraint, LoadedModel, Message, Sample, Sampling, text_message
+
+SYSTEM = text_message("system", "将文本中的name、address提取出来，以json格式输出。")
+TEXTS = [line for line in sentences(28) if not line.startswith("{")] + ["", "hi", "一" * 60]
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 6}, "address": {"type": "string", "maxLength": 6}},
+    "required": ["name", "address"],
+    "additionalProperties": False,
+}
+LABELS = ["体育", "财经", "体育新闻", "科技 (science)", "财", "x"]
+
+
+def samples(*, system: Message | None = SYSTEM, answers: bool = False) -> list[Sample]:
+    made = []
+    for i, text in enumerate(TEXTS):
+        turns = [text_message("user", text)] + ([text_message("assistant", f"答{text[:i]}")] if answers else [])
+        made.append(Sample(str(i), f"rows.jsonl:{i + 1}", ((system,) if system else ()) + tuple(turns)))
+    return made
+
+
+@pytest.fixture(scope="module", params=["qwen2", "qwen3"])
+def loaded(request: pytest.FixtureRequest) -> LoadedModel:
+    return load(request.getfixturevalue(f"tiny_{request.param}"))
+
+
+def load(folder: Path) -> LoadedModel:
+    network = AutoModelForCausalLM.from_pretrained(folder).eval()
+    return LoadedModel(network, AutoTokenizer.from_pretrained(folder), folder, folder.name)
+
+
+def renderer_of(model: LoadedModel) -> Any:
+    return make_renderer(model.processor, Chat(), "head")
+
+
+def renderer_with_many_stops(model: LoadedModel) -> Any:
+    """Random weights hardly ever choose the real stop token; every twentieth token does it here, so that rows end at all lengths."""
+    renderer = renderer_of(model)
+    renderer.stop_token_ids += tuple(range(7, 800, 20))
+    return renderer
+
+
+@torch.no_grad()
+def plain_logits(network: Any, token_ids: list[int]) -> torch.Tensor:
+    return network(torch.tensor([token_ids]), use_cache=False).logits[0].double()
+
+
+def plain_greedy(model: LoadedModel, renderer: Any, sample: Sample, n_new: int) -> tuple[list[int], bool]:
+    token_ids, answer = renderer.prompt(sample.prompt).input_ids, []
+    while len(answer) < n_new and (not answer or answer[-1] not in renderer.stop_token_ids):
+        answer.append(int(plain_logits(model.network, token_ids + answer)[-1].argmax()))
+    return answer, answer[-1] in renderer.stop_token_ids
+
+
+def test_a_batch_of_unequal_rows_answers_as_each_row_alone(loaded: LoadedModel) -> None:
+    renderer = renderer_with_many_stops(loaded)
+    found = dict(make_engine(loaded, renderer, batch_size=8).generate(samples(), Sampling(max_new_tokens=24)))
+    assert sorted(found) == list(range(len(TEXTS)))
+    ends = set()
+    for i, sample in enumerate(samples()):
+        answer, stopped = plain_greedy(loaded, renderer, sample, 24)
+        assert found[i].text == renderer.decode(answer)
+        assert found[i].n_new_tokens == len(answer)
+        assert found[i].n_prompt_tokens == len(renderer.prompt(sample.prompt).input_ids)
+        assert found[i].ended_by == ("stop" if stopped else "length")
+        ends.add(found[i].ended_by)
+    assert ends == {"stop", "length"}
+
+
+def test_without_a_common_beginning_answers_are_those_of_each_row_alone(loaded: LoadedModel) -> None:
+    renderer = renderer_of(loaded)
+    rows = [Sample(str(i), f"rows:{i}", (text_message("system", text + "。"), text_message("user", "?"))) for i, text in enumerate(TEXTS)]
+    found = dict(make_engine(loaded, renderer, batch_size=5).generate(rows, Sampling(max_new_tokens=12)))
+    assert [found[i].text for i in range(len(rows))] == [renderer.decode(plain_greedy(loaded, renderer, row, 12)[0]) for row in rows]
+
+
+def test_greedy_equals_transformers_generate(loaded: LoadedModel) -> None:
+    renderer = renderer_of(loaded)
+    found = dict(make_engine(loaded, renderer, batch_size=16).generate(samples(), Sampling(max_new_tokens=24)))
+    prompts = [renderer.prompt(sample.prompt).input_ids for sample in samples()]
+    width = max(map(len, prompts))
+    padded = torch.tensor([[renderer.pad_token_id] * (width - len(row)) + row for row in prompts])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts])
+    stock = loaded.network.generate(input_ids=padded, attention_mask=mask, max_new_tokens=24, do_sample=False)[:, width:]
+    assert [found[i].text for i in range(len(prompts))] == [renderer.decode(row.tolist()) for row in stock]
+
+
+def test_sampled_answers_depend_on_the_seed_and_not_on_the_batch(loaded: LoadedModel) -> None:
+    def answers(batch_size: int, seed: int) -> list[str]:
+        engine = make_engine(loaded, renderer_of(loaded), batch_size)
+        sampling = Sampling(max_new_tokens=8, temperature=0.8, top_p=0.95, top_k=40, seed=seed)
+        return [answer.text for _, answer in sorted(engine.generate(samples(), sampling), key=lambda pair: pair[0])]
+
+    assert answers(1, 7) == answers(16, 7)
+    assert answers(16, 7) != answers(16, 8)
+
+
+def test_sampling_draws_from_the_tokens_that_top_k_and_top_p_leave(tiny_qwen2: Path) -> None:
+    model = load(tiny_qwen2)
+    renderer = renderer_of(model)
+    rows = [Sample(str(i), "rows:1", (SYSTEM, text_message("user", "hi"))) for i in range(400)]
+    logits = plain_logits(model.network, renderer.prompt(rows[0].prompt).input_ids)[-1]
+    best = logits.topk(4).indices.tolist()
+    shares = (logits[best] / 0.7).softmax(dim=0)
+    engine = make_engine(model, renderer, batch_size=400)
+    drawn = [answer.text for _, answer in engine.generate(rows, Sampling(max_new_tokens=1, temperature=0.7, top_k=4))]
+    counts = torch.tensor([drawn.count(renderer.decode([token])) for token in best], dtype=torch.double)
+    assert counts.sum() == 400
+    torch.testing.assert_close(counts / 400, shares, atol=0.08, rtol=0)
+    nucleus = {
+        answer.text
+        for _, answer in engine.generate(rows, Sampling(max_new_tokens=1, temperature=0.7, top_k=4, top_p=float(shares[0]) - 0.01))
+    }
+    assert nucleus == {renderer.decode([best[0]])}
+
+
+def constrained_reference(model: LoadedModel, sample: Sample, is_possible: Callable[[str], bool], n_new: int) -> str:
+    """Greedy over tokens after which some finished answer is still possible."""
+    renderer = renderer_of(model)
+    token_ids, answer = renderer.prompt(sample.prompt).input_ids, []
+    while len(answer) < n_new:
+        for token in plain_logits(model.network, token_ids + answer)[-1].argsort(descending=True).tolist():
+            if token in renderer.stop_token_ids or token >= 800:
+                continue
+            if is_possible(model.processor.decode([*answer, token])):
+                answer.append(token)
+                break
+        else:
+            break
+    return str(renderer.decode(answer))
+
+
+def test_choices_are_decoded_as_a_greedy_walk_through_the_choices(tiny_qwen2: Path) -> None:
+    model = load(tiny_qwen2)
+    choices = ("position", "address", "complaint data")
+    engine = make_engine(model, renderer_of(model))
+    found = dict(engine.generate(samples(), Sampling(max_new_tokens=30), lambda _sample: Constraint(choices=choices)))
+    for i, sample in enumerate(samples()):
+        expected = constrained_reference(model, sample, lambda text: any(choice.startswith(text) for choice in choices), 30)
+        assert found[i].text == expected
+        assert found[i].text in choices
+        assert found[i].ended_by == "constraint"
+
+
+def test_a_schema_gives_json_in_the_style_of_the_trained_answers(loaded: LoadedModel) -> None:
+    engine = make_engine(loaded, renderer_of(loaded))
+    found = dict(engine.generate(samples(), Sampling(max_new_tokens=200, temperature=1.0), lambda _sample: Constraint(json_schema=SCHEMA)))
+    for answer in found.values():
+        assert answer.ended_by == "constraint"
+        value = json.loads(answer.text)
+        assert list(value) == ["name", "address"]
+        assert answer.text.startswith('{"name": "')
+        assert '", "address": "' in answer.text
+    assert any(ord(letter) > 127 for answer in found.values() for letter in answer.text), "raw Chinese must be allowed"
+
+
+def test_label_probabilities_are_those_of_each_whole_sequence(loaded: LoadedModel) -> None:
+    renderer = renderer_of(loaded)
+    rows = samples()
+    offered = {sample.id: (LABELS if i % 3 else LABELS[1:3] + LABELS[:1]) for i, sample in enumerate(rows)}
+    found = dict(make_engine(loaded, renderer, batch_size=6).score_labels(rows, lambda sample: offered[sample.id]))
+    for i, sample in enumerate(rows):
+        prompt = renderer.prompt(sample.prompt).input_ids
+        sums = []
+        for label in offered[sample.id]:
+            whole = renderer.conversation([*sample.prompt, text_message("assistant", label)])
+            answer = [token for token, on in zip(whole.input_ids, whole.trained, strict=True) if on]
+            assert answer[-1] == renderer.stop_token_ids[0]
+            log_probs = plain_logits(loaded.network, prompt + answer).log_softmax(dim=-1)
+            sums.append(sum(float(log_probs[len(prompt) + k - 1, token]) for k, token in enumerate(answer)))
+        expected = torch.tensor(sums).softmax(dim=0)
+        assert found[i].label_probabilities is not None
+        assert list(found[i].label_probabilities) == offered[sample.id]
+        torch.testing.assert_close(torch.tensor(list(found[i].label_probabilities.values())), expected, atol=1e-5, rtol=1e-4)
+        assert found[i].text == offered[sample.id][int(expected.argmax())]
+        assert math.isclose(sum(found[i].label_probabilities.values()), 1, abs_tol=1e-9)
+
+
+def test_likelihood_is_that_of_the_trained_tokens(loaded: LoadedModel) -> None:
+    renderer = renderer_of(loaded)
+    document = Sample("d", "rows.jsonl:99", (text_message("assistant", TEXTS[0]),))
+    rows = [*samples(answers=True), document]
+    found = dict(make_engine(loaded, renderer, batch_size=7).likelihood(rows))
+    for i, sample in enumerate(rows):
+        rendered = renderer.conversation(sample.messages)
+        log_probs = plain_logits(loaded.network, rendered.input_ids).log_softmax(dim=-1)
+        places = [k for k, on in enumerate(rendered.trained) if on and k > 0]
+        expected = -sum(float(log_probs[k - 1, rendered.input_ids[k]]) for k in places)
+        assert found[i].n_new_tokens == len(places)
+        assert found[i].nll == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_adapter_is_used_and_train_mode_comes_back(tmp_path: Path) -> None:
+    model = load(build_tiny("qwen3", tmp_path / "m", seed=3))
+    config = LoraConfig(r=4, lora_alpha=32, lora_dropout=0.5, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    tuned = LoadedModel(get_peft_model(model.network, config), model.processor, model.path, model.name)
+    tuned.network.train()
+    tuned.network.base_model.model.model.layers[0].eval()
+    before = [module.training for module in tuned.network.modules()]
+    renderer = renderer_of(tuned)
+    found = dict(make_engine(tuned, renderer).generate(samples(), Sampling(max_new_tokens=10)))
+    assert [module.training for module in tuned.network.modules()] == before
+    tuned.network.eval()
+    assert [found[i].text for i in range(len(TEXTS))] == [renderer.decode(plain_greedy(tuned, renderer, s, 10)[0]) for s in samples()]
