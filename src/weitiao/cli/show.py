@@ -1,0 +1,150 @@
+"""What people see of a result: tables and coloured text on stderr. Programs get the same values with ``--json``, on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from weitiao.seams import Artifact, Comparison, DataReport, RunSummary, Scores
+
+SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
+
+
+def show_json(value: Any) -> None:
+    """Print one JSON object on stdout."""
+    from weitiao.runs import jsonable
+
+    sys.stdout.write(json.dumps(jsonable(value), ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def show_run(summary: RunSummary) -> None:
+    """The comparison, what was exported, and where everything lies."""
+    console = _console()
+    if summary.comparison is not None:
+        console.print(comparison_table(summary.comparison))
+    show_artifacts(summary.artifacts)
+    console.print(f"run folder  {summary.path}\nreport      {summary.report}", highlight=False, markup=False, soft_wrap=True)
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Metric, baseline, tuned, gain and its 95 % interval, in the order of the task's metrics."""
+    table = _table(f"{comparison.tuned.n:,} held-out rows", ["metric", "baseline", "tuned", "gain", "95 % interval"])
+    for name, tuned in comparison.tuned.metrics.items():
+        gain = comparison.gain.get(name)
+        before = comparison.baseline.metrics.get(name)
+        change = ["-", "-"] if gain is None else [f"{gain[0]:+.4f}", f"{gain[1]:+.4f} to {gain[2]:+.4f}"]
+        table.add_row(name, "-" if before is None else f"{before:.4f}", f"{tuned:.4f}", *change)
+    limited = (comparison.baseline.length_limited, comparison.tuned.length_limited)
+    table.add_row("ran into the length limit", f"{limited[0]:.1%}", f"{limited[1]:.1%}", "", "", style="dim")
+    return table
+
+
+def show_scores(scores: Scores) -> None:
+    """Metrics with their intervals."""
+    table = _table(f"{scores.n:,} rows in {scores.seconds:,.1f} s", ["metric", "value", "95 % interval"])
+    for name, value in scores.metrics.items():
+        interval = scores.intervals.get(name)
+        table.add_row(name, f"{value:.4f}", "-" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}")
+    table.add_row("ran into the length limit", f"{scores.length_limited:.1%}", "", style="dim")
+    _console().print(table)
+
+
+def show_artifacts(artifacts: Sequence[Artifact]) -> None:
+    """What was exported and where it lies."""
+    for artifact in artifacts:
+        _console().print(f"{artifact.kind:<11} {artifact.path}  {size(artifact.size_bytes)}", highlight=False, markup=False, soft_wrap=True)
+
+
+def show_report(report: DataReport) -> None:
+    """What was read, what became of it, and what the audit found."""
+    from rich.text import Text
+
+    console = _console()
+    parts = ", ".join(f"{n:,} {name}" for name, n in report.split.items())
+    console.print(
+        f"{report.shape}\n{report.n_read:,} rows read, {report.n_kept:,} kept: {parts}", highlight=False, markup=False, soft_wrap=True
+    )
+    for reason, n in report.rejected.items():
+        examples = ", ".join(report.rejected_examples.get(reason, ()))
+        console.print(f"  rejected {n:,}: {reason} ({examples})", highlight=False, markup=False, soft_wrap=True)
+    for finding in report.findings:
+        head = Text(f"{finding.severity:<8}", style=SEVERITY_STYLES[finding.severity])
+        places = f" ({', '.join(finding.origins)})" if finding.origins else ""
+        console.print(head.append(f"{finding.message}{places}", style="default"), soft_wrap=True)
+        if finding.hint:
+            console.print(f"         {finding.hint}", highlight=False, markup=False, soft_wrap=True, style="dim")
+
+
+def show_look(rows: Sequence[Any], *, with_ids: bool) -> None:
+    """Rows as the model sees them; what is trained is green and, where colours are off, between ⟦ and ⟧."""
+    from rich.text import Text
+
+    console = _console()
+    for row in rows:
+        shortened = f", {row.n_shortened} tokens cut" if row.n_shortened else ""
+        console.rule(f"{row.origin}: {row.n_trained} of {row.n_tokens} tokens trained{shortened}", align="left")
+        text = Text()
+        for piece, is_trained in row.pieces:
+            shown = piece if console.color_system or not is_trained else f"⟦{piece}⟧"
+            text.append(shown, style="bold green" if is_trained else "")
+        console.print(text, soft_wrap=True)
+        if with_ids:
+            console.print(" ".join(str(token) for token in row.ids), highlight=False, style="dim", soft_wrap=True)
+
+
+def show_rows(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A plain table."""
+    table = _table(title, columns, right_from=len(columns))
+    for row in rows:
+        table.add_row(*row)
+    _console().print(table)
+
+
+def show_facts(facts: Mapping[str, Any]) -> None:
+    """Names and values, one pair a line."""
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        say(f"{name:<{width}}  {value}")
+
+
+def say(line: str) -> None:
+    """One line for people, as it is."""
+    _console().print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def ask() -> str:
+    """Ask for a line on stderr and read it from stdin; empty at the end of the input."""
+    _console().print("> ", end="", highlight=False, markup=False)
+    return sys.stdin.readline().strip()
+
+
+def size(n_bytes: int) -> str:
+    """Bytes as people say them, in powers of 1000: ``491 MB``."""
+    value = float(n_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _table(title: str, columns: Sequence[str], right_from: int = 1) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    for position, column in enumerate(columns):
+        table.add_column(column, justify="right" if position >= right_from else "left", no_wrap=position < 1)
+    return table

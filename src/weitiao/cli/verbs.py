@@ -1,0 +1,257 @@
+"""The verbs of ``weitiao``: each parses its words, calls one function, and shows what it returns."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from weitiao import __version__
+from weitiao.cli.fail import EXIT_WRONG_INPUT, exit_code_of
+from weitiao.errors import CommandError
+
+DEBUG_FLAG = "--debug"
+QUIET_LIBRARIES = {"TRANSFORMERS_VERBOSITY": "error", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+app = typer.Typer(
+    name="weitiao",
+    help="Turn your own data into a small private Qwen model, prove on held-out rows that it is better, and put it to work.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+models = typer.Typer(help="Bundled and hub models.", rich_markup_mode=None)
+app.add_typer(models, name="models")
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file (YAML).")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="a.b=c", help="Settings that replace those of the recipe, e.g. train.learning_rate=2e-4."),
+]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or its name under runs/.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command line and exit with its code.
+
+    Args:
+        arguments: words after ``weitiao``; those of this process when not given.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = DEBUG_FLAG in given
+    words = [word for word in given if word != DEBUG_FLAG] or ["--help"]
+    for name, value in QUIET_LIBRARIES.items():
+        os.environ.setdefault(name, value)
+    sys.exit(exit_code_of(lambda: app(args=words, standalone_mode=False, obj=debug), debug=debug))
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def start(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")] = False,  # noqa: ARG001
+    debug: Annotated[bool, typer.Option(DEBUG_FLAG, help="Show tracebacks and libraries' warnings; may stand anywhere.")] = False,  # noqa: ARG001
+) -> None:
+    """Prepare stderr for messages and progress."""
+    from weitiao.cli.display import show_messages
+
+    show_messages(debug=bool(context.obj))
+
+
+@app.command()
+def init(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A file, a folder, a glob, or hub:OWNER/NAME.")],
+    task: Annotated[str | None, typer.Option(metavar="KIND", help="Kind of work, where the rows do not tell it.")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The recipe to write.")] = Path("recipe.yaml"),
+) -> None:
+    """Look at data and write a recipe for it.
+
+    Says what was recognised; the recipe is commented and runs as it is.
+    """
+    from weitiao import data as data_room
+    from weitiao.cli.show import say
+
+    if output.exists():
+        raise CommandError("the file exists", where=str(output), hint="name another file with -o")
+    proposal = data_room.propose_recipe(data, task)
+    output.write_text(proposal.text, encoding="utf-8")
+    say(f"{proposal.recognised}\nwrote {output}; next: weitiao check {output}")
+
+
+@app.command()
+def check(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = False) -> int:
+    """Check a recipe and its data; writes nothing.
+
+    Shows counts, rejected rows, duplicates, leakage between the parts, labels and lengths. Exit code 2 where the data cannot be used.
+    """
+    from weitiao import pipeline
+    from weitiao.cli.show import show_json, show_report
+    from weitiao.recipe import load_recipe
+
+    report = pipeline.check_recipe(load_recipe(recipe, overrides or ()))
+    show_json(report) if as_json else show_report(report)
+    return EXIT_WRONG_INPUT if any(finding.severity == "error" for finding in report.findings) else 0
+
+
+@app.command()
+def look(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="Rows to show.")] = 3,
+    ids: Annotated[bool, typer.Option("--ids", help="Show token ids as well.")] = False,
+) -> None:
+    """Show rows as the model sees them, trained tokens coloured."""
+    from weitiao import pipeline
+    from weitiao.cli.show import show_look
+    from weitiao.recipe import load_recipe
+
+    show_look(pipeline.look_at(load_recipe(recipe, overrides or ()), n), with_ids=ids)
+
+
+@app.command()
+def run(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="RUN", help="The run folder; runs/NAME-OF-THE-RECIPE if not given.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Delete the run folder first, if it is one.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check, train, compare with the base, export, report.
+
+    Everything goes into one run folder, which every other verb reads.
+    """
+    from weitiao import pipeline
+    from weitiao.cli.show import show_json, show_run
+    from weitiao.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or ())
+    path = output or Path(loaded.run.path or Path("runs") / recipe.stem)
+    summary = pipeline.run_recipe(loaded, path, _mode(resume=resume, replace=replace))
+    show_json(summary) if as_json else show_run(summary)
+
+
+def _mode(*, resume: bool, replace: bool) -> Literal["new", "resume", "replace"]:
+    if resume and replace:
+        raise CommandError("--resume and --replace exclude each other", hint="keep one of the two")
+    return "resume" if resume else "replace" if replace else "new"
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    data: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Score these rows, of the same shape, instead of the test rows.")
+    ] = None,
+    baseline: Annotated[bool, typer.Option("--baseline", help="Score the base model instead of the tuned one.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score a run's tuned model, or its base.
+
+    On the run's test rows, or on another file of the same shape.
+    """
+    from weitiao import pipeline
+    from weitiao.cli.show import show_json, show_scores
+
+    scores = pipeline.evaluate_run(run, data, baseline)
+    show_json(scores) if as_json else show_scores(scores)
+
+
+@app.command()
+def train(run: RunFolder) -> None:
+    """Train a run from its last checkpoint on."""
+    from weitiao import pipeline
+    from weitiao.cli.show import say
+
+    result = pipeline.train_run(run)
+    say(f"best checkpoint: step {result.best_step} of {result.n_steps}, {result.checkpoint}")
+
+
+@app.command()
+def export(run: RunFolder) -> None:
+    """Export a run's best checkpoint again, and check it."""
+    from weitiao import pipeline
+    from weitiao.cli.show import show_artifacts
+
+    show_artifacts(pipeline.export_run(run))
+
+
+@app.command()
+def report(run: RunFolder) -> None:
+    """Write a run's report.html again."""
+    from weitiao import pipeline
+    from weitiao.cli.show import say
+
+    say(f"report  {pipeline.report_run(run)}")
+
+
+@app.command()
+def predict(
+    run: RunFolder,
+    input_path: Annotated[Path, typer.Option("-i", "--input", metavar="FILE", help="Rows to answer.")],
+    output_path: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", help="Answers (JSONL); rows that are there are not done again.")
+    ],
+    engine: Annotated[str, typer.Option(help="What computes the answers.")] = "embedded",
+    min_confidence: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Rows below this probability go to a file of their own beside the output.")
+    ] = None,
+) -> None:
+    """Answer a file of rows.
+
+    Answers are written as they come; the same command again goes on where it stopped.
+    """
+    from weitiao import pipeline
+    from weitiao.cli.show import show_facts
+    from weitiao.runs import jsonable
+
+    show_facts(jsonable(pipeline.predict_run(run, input_path, output_path, engine, min_confidence)))
+
+
+@app.command()
+def chat(run: RunFolder) -> None:
+    """Talk to a run's tuned model.
+
+    An empty line or Ctrl-D ends it.
+    """
+    from weitiao import pipeline
+    from weitiao.cli.show import ask, say
+
+    session = pipeline.chat_run(run)
+    while question := ask():
+        say(session.ask(question))
+
+
+@models.command("list")
+def models_list(as_json: AsJson = False) -> None:
+    """Show names, sizes, licences and places."""
+    from weitiao import model
+    from weitiao.cli.show import show_json, show_models
+
+    known = model.list_models()
+    show_json({"models": known}) if as_json else show_models(known)
+
+
+@models.command("pull")
+def models_pull(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="bundled:NAME, or a hub id such as Qwen/Qwen3-0.6B.")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
+) -> None:
+    """Fetch weights now and say where they lie."""
+    from weitiao import model
+    from weitiao.cli.show import say
+
+    say(f"{name}  {model.resolve_weights(name, revision)}")
