@@ -194,7 +194,9 @@ class EncodedRow:
     input_ids: list[int]
     labels: list[int]
     segment_lengths: tuple[int, ...]
-    """Tokens of each conversation in this row; sums to ``len(input_ids)``. A row that is not packed has one segment."""
+    """Tokens of each conversation in this row, without the shared prefix. A row that is not packed has one segment."""
+    prefix_length: int = 0
+    """Tokens at the start that every segment begins with; they stand once. ``prefix_length + sum(segment_lengths) == len(input_ids)``."""
     image_inputs: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
@@ -202,15 +204,28 @@ class EncodedRow:
 class EncodedSet:
     """Token rows of the training part, and what encoding did to them."""
 
-    train: Sequence[EncodedRow]
-    valid: Sequence[EncodedRow]
+    rows: Sequence[EncodedRow]
     n_tokens: int
     n_supervised_tokens: int
     n_shortened: int
     dropped: Mapping[str, str]
     """Rows that cannot be encoded: sample id -> reason with origin."""
-    lengths: Sequence[int] = ()
-    """Tokens per training row, for histograms."""
+    lengths: Sequence[int]
+    """Tokens per row."""
+    max_prompt_tokens: int
+    """Longest prompt of the run: training, evaluation and prediction shorten a text to it."""
+
+
+class Steps(Protocol):
+    """The optimizer steps of an epoch, each a list of (packed) rows that are computed one after another."""
+
+    def __len__(self) -> int:
+        """Steps per epoch, the same in each."""
+        ...
+
+    def step(self, epoch: int, index: int) -> list[EncodedRow]:
+        """Rows of one step; depends on nothing but the arguments and the seed."""
+        ...
 
 
 # ---- models and training ----------------------------------------------------------------------------------------------
@@ -228,6 +243,8 @@ class LoadedModel:
     """The folder the weights were read from."""
     name: str
     """What the recipe called it."""
+    dtype: torch.dtype
+    """Of the arithmetic; weights that are trained are kept in float32 beside it."""
     is_vision: bool = False
 
 
@@ -312,7 +329,7 @@ class Scores:
     details: Mapping[str, Any] = field(default_factory=dict)
     """Task tables for the report: confusion matrix, per-field counts, calibration."""
     counts: Any = field(default=None, metadata={"written": False})
-    """Per-row sufficient statistics (``np.ndarray``, rows x counts), for paired comparison; not written to JSON."""
+    """Per-row sufficient statistics, name -> ``np.ndarray`` of one number per row in the order of the rows; not written to JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,6 +424,8 @@ class Task(Protocol):
     """Metric for choosing a checkpoint when the recipe names none."""
     lower_is_better: frozenset[str]
     """Metrics for which a smaller value is the better one."""
+    questions: tuple[Sample, ...]
+    """The recipe's own questions, answered besides the rows (``questions.json``) so that base and tuned model stand side by side."""
     needs_likelihood: bool
     """Whether the reference's likelihood is asked for besides the answer (``chat``: perplexity beside ROUGE-L)."""
 

@@ -146,7 +146,7 @@ class Encode(Section):
     """Join rows to use every token of a batch. Joined rows never see each other: loss and gradients are those of single rows."""
 
 
-FastName = Literal["answer_logits", "shared_prefix", "lora_linear", "fused_layers"]
+FastName = Literal["answer_logits", "shared_prefix", "lora_linear"]
 
 
 class Train(Section):

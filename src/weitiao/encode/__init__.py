@@ -1,0 +1,10 @@
+"""encode: samples in, labelled token rows out, and the plan of which rows are computed together.
+
+``encode_samples`` gives every row its labels (``rows.py``); ``plan_steps`` deals them into optimizer steps and packs each step
+(``steps.py``). Knows nothing of optimizers, devices or answers.
+"""
+
+from weitiao.encode.rows import encode_samples, token_report
+from weitiao.encode.steps import StepPlan, plan_steps
+
+__all__ = ["StepPlan", "encode_samples", "plan_steps", "token_report"]

@@ -1,0 +1,24 @@
+"""model: where weights come from, and what of them is trained.
+
+``load_base`` reads weights and tokenizer; ``attach_tuning`` puts LoRA on or opens every weight; ``load_checkpoint`` brings back what a run
+saved. ``weights.py`` finds the folder behind a name; a new source of weights goes there. Facts that a configuration does not tell stand in
+``facts.py``. Knows nothing of rows, templates or tasks.
+"""
+
+from weitiao.model.checkpoint import CheckpointFacts, load_checkpoint, read_facts, save_checkpoint
+from weitiao.model.load import load_base, load_network
+from weitiao.model.tuning import attach_tuning, count_parameters
+from weitiao.model.weights import list_models, resolve_weights
+
+__all__ = [
+    "CheckpointFacts",
+    "attach_tuning",
+    "count_parameters",
+    "list_models",
+    "load_base",
+    "load_checkpoint",
+    "load_network",
+    "read_facts",
+    "resolve_weights",
+    "save_checkpoint",
+]

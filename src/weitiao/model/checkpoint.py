@@ -1,0 +1,133 @@
+"""Checkpoints: ordinary PEFT or Hugging Face folders, with a ``weitiao.json`` that says what else answering needs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from weitiao.errors import ModelError
+from weitiao.model.facts import pick_device, pick_dtype
+from weitiao.model.load import load_network
+from weitiao.model.weights import resolve_weights
+from weitiao.seams import LoadedModel
+
+FACTS_FILE = "weitiao.json"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFacts:
+    """What answering needs besides weights and tokenizer; the content of ``weitiao.json``."""
+
+    base: str
+    """What the recipe called the base model."""
+    base_path: str
+    """Folder that the base was read from."""
+    revision: str | None
+    tuning: Mapping[str, Any]
+    chat: Mapping[str, Any]
+    task: Mapping[str, Any]
+    system: str | None
+    max_tokens: int
+    max_prompt_tokens: int
+    keep: str
+    dtype: str
+    is_vision: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save_checkpoint(model: LoadedModel, chat_template: str, facts: CheckpointFacts, folder: Path) -> None:
+    """Write adapter or weights, tokenizer with the run's chat template, and the facts; the folder appears whole or not at all.
+
+    Args:
+        model: the model as trained.
+        chat_template: the template that the renderer used.
+        facts: what answering needs to know.
+        folder: where; replaced when it exists.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.network.save_pretrained(partial)
+    (partial / "README.md").unlink(missing_ok=True)
+    model.processor.save_pretrained(partial)
+    tokenizer_config = partial / "tokenizer_config.json"
+    if not (partial / "chat_template.jinja").exists():
+        settings = json.loads(tokenizer_config.read_text(encoding="utf-8"))
+        settings["chat_template"] = chat_template
+        tokenizer_config.write_text(json.dumps(settings, ensure_ascii=False, indent=2), encoding="utf-8")
+    else:
+        (partial / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
+    (partial / FACTS_FILE).write_text(json.dumps(asdict(facts), ensure_ascii=False, indent=2), encoding="utf-8")
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.rename(folder)
+
+
+def read_facts(folder: Path) -> CheckpointFacts:
+    """Read a checkpoint's ``weitiao.json``.
+
+    Args:
+        folder: a checkpoint, e.g. ``RUN/best``.
+
+    Returns:
+        The facts.
+
+    Raises:
+        ModelError: the folder is no checkpoint of ours.
+    """
+    try:
+        return CheckpointFacts(**json.loads((folder / FACTS_FILE).read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise ModelError("there is no trained checkpoint here", where=str(folder), hint="finish the run first: `weitiao run … --resume`") from error
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ModelError(f"{FACTS_FILE} is damaged: {error}", where=str(folder)) from error
+
+
+def base_folder(checkpoint: Path) -> Path:
+    """Folder of the base model that an adapter checkpoint belongs to.
+
+    Args:
+        checkpoint: an adapter folder with facts.
+
+    Returns:
+        Where the base lay, or where its name leads now if it moved.
+    """
+    facts = read_facts(checkpoint)
+    lay = Path(facts.base_path)
+    return lay if (lay / "config.json").exists() else resolve_weights(facts.base, facts.revision)
+
+
+def load_checkpoint(folder: Path, *, device: str = "auto", dtype: torch.dtype | None = None, adapter: bool = True) -> LoadedModel:
+    """Load what a run trained.
+
+    Args:
+        folder: a checkpoint, e.g. ``RUN/best``.
+        device: as in the recipe.
+        dtype: of the weights in memory; None for that of the run, or this device's own when it cannot compute in that.
+        adapter: False loads the base that the adapter was trained on instead.
+
+    Returns:
+        The model in eval mode; a LoRA adapter stays beside its base.
+
+    Raises:
+        ModelError: the folder or its base cannot be read.
+    """
+    facts = read_facts(folder)
+    place = pick_device(device)
+    wanted = dtype or pick_dtype("auto", place)
+    if facts.tuning["kind"] == "full":
+        source = folder if adapter else base_folder(folder)
+        network, processor = load_network(source, wanted, place)
+        return LoadedModel(network, processor, source, facts.base, wanted)
+    from peft import PeftModel
+
+    source = base_folder(folder)
+    network, processor = load_network(source, wanted, place)
+    if adapter:
+        network = PeftModel.from_pretrained(network, str(folder)).eval()
+    return LoadedModel(network, processor, source, facts.base, wanted)

@@ -1,0 +1,86 @@
+"""Weights and tokenizer from a folder into memory, in the dtype and on the device that the recipe means."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from weitiao.errors import ModelError
+from weitiao.log import logger
+from weitiao.model.facts import pick_device, pick_dtype, stop_token_ids
+from weitiao.model.weights import resolve_weights
+from weitiao.recipe.sections import Model
+from weitiao.seams import LoadedModel
+
+
+def load_base(section: Model) -> LoadedModel:
+    """Load the model that a run starts from.
+
+    Args:
+        section: the recipe's ``model``.
+
+    Returns:
+        The model in eval mode on its device. Starting from a LoRA run gives its base with the adapter merged in.
+
+    Raises:
+        ModelError: the weights cannot be found, fetched or read.
+        RecipeError: the device is not there.
+    """
+    device = pick_device(section.device)
+    dtype = pick_dtype(section.dtype, device)
+    folder = resolve_weights(section.path, section.revision)
+    if (folder / "adapter_config.json").exists():
+        network, processor = _merged_adapter(folder, dtype, device, trust_remote_code=section.trust_remote_code)
+    else:
+        network, processor = load_network(folder, dtype, device, trust_remote_code=section.trust_remote_code)
+    n_millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+    logger.info("loaded %s: %.1f M parameters, %s on %s", section.path, n_millions, str(dtype).removeprefix("torch."), device)
+    return LoadedModel(network, processor, folder, section.path, dtype)
+
+
+def load_network(folder: Path, dtype: torch.dtype, device: torch.device, *, trust_remote_code: bool = False) -> tuple[Any, Any]:
+    """Load a folder with the library's own loaders.
+
+    Args:
+        folder: an ordinary Hugging Face folder.
+        dtype: of the weights in memory.
+        device: where they go.
+        trust_remote_code: whether Python code in the folder may run.
+
+    Returns:
+        The network in eval mode, and its tokenizer.
+
+    Raises:
+        ModelError: the folder is not that of a text model that can be read.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as library_logging
+
+    library_logging.disable_progress_bar()
+    if "vision_config" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
+        raise ModelError("this is a vision model", where=str(folder), hint="this version trains text models; start from a text checkpoint")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        network = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation="sdpa", trust_remote_code=trust_remote_code, use_safetensors=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"the weights cannot be loaded: {reason}", where=str(folder)) from error
+    network.generation_config.eos_token_id = stop_token_ids(network, tokenizer)
+    network.generation_config.pad_token_id = tokenizer.pad_token_id
+    return network.to(device).eval(), tokenizer
+
+
+def _merged_adapter(folder: Path, dtype: torch.dtype, device: torch.device, *, trust_remote_code: bool) -> tuple[Any, Any]:
+    """The base of an adapter folder with the adapter merged in, in float32, cast once."""
+    from peft import PeftModel
+
+    from weitiao.model.checkpoint import base_folder
+
+    network, tokenizer = load_network(base_folder(folder), torch.float32, torch.device("cpu"), trust_remote_code=trust_remote_code)
+    merged = PeftModel.from_pretrained(network, str(folder)).merge_and_unload()
+    return merged.to(dtype).to(device).eval(), tokenizer

@@ -1,0 +1,11 @@
+"""train: token rows in, the best checkpoint out. The only room in which a network is changed.
+
+``loop.py`` is the Trainer and its rules, ``segments.py`` the attention in which packed rows never see each other, ``fast.py`` the fast
+paths, each equal to the plain one. ``arguments.py`` alone knows ``TrainingArguments``. Knows nothing of text, templates or tasks: what it
+needs of them is handed to it as ``TrainHooks``.
+"""
+
+from weitiao.train.fast import fast_paths
+from weitiao.train.loop import TrainHooks, run_training
+
+__all__ = ["TrainHooks", "fast_paths", "run_training"]

@@ -1,0 +1,66 @@
+"""The recipe's ``train`` section as ``TrainingArguments``: the one place that knows them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from weitiao.recipe.sections import Train
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+
+def training_arguments(section: Train, folder: Path, n_steps_per_epoch: int, device: torch.device, dtype: torch.dtype, seed: int) -> TrainingArguments:
+    """Translate the recipe for transformers.
+
+    Args:
+        section: the recipe's ``train``.
+        folder: for checkpoints.
+        n_steps_per_epoch: optimizer steps.
+        device: where training happens.
+        dtype: of the arithmetic; trained weights stay in float32.
+        seed: of everything random.
+
+    Returns:
+        Arguments under which one batch of the loader is one optimizer step.
+    """
+    from transformers import TrainingArguments
+
+    n_steps = section.max_steps or max(1, round(n_steps_per_epoch * section.num_train_epochs))
+    return TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=section.num_train_epochs,
+        max_steps=n_steps,
+        learning_rate=section.learning_rate,
+        lr_scheduler_type=section.lr_scheduler_type,
+        warmup_steps=round(section.warmup_ratio * n_steps),
+        weight_decay=section.weight_decay,
+        adam_beta2=section.adam_beta2,
+        max_grad_norm=section.max_grad_norm,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=1,
+        gradient_checkpointing=section.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if section.gradient_checkpointing else None,
+        bf16=dtype == torch.bfloat16,
+        fp16=dtype == torch.float16,
+        use_cpu=device.type == "cpu",
+        optim="adamw_torch_fused" if device.type in ("cuda", "cpu") else "adamw_torch",
+        eval_strategy="steps",
+        eval_steps=section.eval_steps or n_steps_per_epoch,
+        save_strategy="steps",
+        save_steps=section.eval_steps or n_steps_per_epoch,
+        logging_steps=section.logging_steps,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        report_to=[],
+        seed=seed,
+        data_seed=seed,
+        remove_unused_columns=False,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=False,
+        torch_empty_cache_steps=None,
+    )

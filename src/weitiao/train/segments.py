@@ -1,0 +1,150 @@
+"""A packed row as tensors, and attention within its segments: exact on every device, without a mask of the whole row.
+
+Shape letters: T tokens of the packed row, N trained tokens in it, H heads, G key-value heads, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from weitiao.seams import IGNORED, EncodedRow
+
+ATTENTION = "weitiao_segments"
+"""Name under which transformers finds ``segment_attention``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """How a packed row divides, with the masks its attention needs; one object serves all layers."""
+
+    prefix_length: int
+    lengths: tuple[int, ...]
+    masks: tuple[torch.Tensor | None, ...]
+    """Per segment after a prefix: additive mask of shape (length, prefix_length + length). None: plain causal attention."""
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """What one forward and backward pass takes."""
+
+    input_ids: torch.Tensor
+    """(1, T)."""
+    position_ids: torch.Tensor
+    """(1, T): positions within the own conversation."""
+    segments: Segments
+    sources: torch.Tensor
+    """(N,): places whose next token is trained."""
+    targets: torch.Tensor
+    """(N,): those next tokens."""
+
+
+def micro_batch(row: EncodedRow, device: torch.device, dtype: torch.dtype) -> MicroBatch:
+    """Lay out a row for the network.
+
+    Args:
+        row: single or packed.
+        device: where the tensors go.
+        dtype: of the attention masks: that of queries and keys.
+
+    Returns:
+        Tensors of T tokens; a segment's first token is no target unless a prefix stands before it.
+    """
+    prefix, lengths = row.prefix_length, row.segment_lengths
+    starts = [prefix + end - length for end, length in zip(accumulate(lengths), lengths, strict=True)]
+    positions = [*range(prefix)]
+    sources: list[int] = []
+    targets: list[int] = []
+    for start, length in zip(starts, lengths, strict=True):
+        positions += range(prefix, prefix + length)
+        for place in range(start + 1, start + length):
+            if row.labels[place] != IGNORED:
+                sources.append(place - 1)
+                targets.append(row.labels[place])
+    masks = tuple(_mask(prefix, length, device, dtype) if prefix else None for length in lengths)
+    return MicroBatch(
+        torch.tensor([row.input_ids], device=device),
+        torch.tensor([positions], device=device),
+        Segments(prefix, lengths, masks),
+        torch.tensor(sources, device=device),
+        torch.tensor(targets, device=device),
+    )
+
+
+def segment_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    segments: Segments | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention in which a token sees its own segment and the shared prefix, nothing else.
+
+    Args:
+        module: the attention layer (unused; part of transformers' signature).
+        query: (1, H, T, D).
+        key: (1, G, T, D).
+        value: (1, G, T, D).
+        attention_mask: None; the segments say all.
+        scaling: factor of the scores.
+        dropout: share of attention weights that is zeroed.
+        segments: how the T tokens divide.
+
+    Returns:
+        (1, T, H, D), and no weights.
+    """
+    assert segments is not None, "training passes segments"
+    assert attention_mask is None, "segments replace the mask"
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    sizes = [segments.prefix_length, *segments.lengths] if segments.prefix_length else list(segments.lengths)
+    parts = list(zip(query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2), strict=True))
+    outputs = []
+    prefix_key = prefix_value = None
+    if segments.prefix_length:
+        prefix_query, prefix_key, prefix_value = parts.pop(0)
+        outputs.append(scaled_dot_product_attention(prefix_query, prefix_key, prefix_value, is_causal=True, scale=scaling, dropout_p=dropout))
+    for (q, k, v), mask in zip(parts, segments.masks, strict=True):
+        if prefix_key is not None and prefix_value is not None:
+            k, v = torch.cat([prefix_key, k], 2), torch.cat([prefix_value, v], 2)  # noqa: PLW2901
+        outputs.append(scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, dropout_p=dropout))
+    return torch.cat(outputs, 2).transpose(1, 2), None
+
+
+@contextmanager
+def segmented(network: Any) -> Iterator[None]:
+    """Let a network attend by segments while the context lasts; afterwards it attends as before.
+
+    Args:
+        network: a transformers model, or a PEFT model around one.
+
+    Yields:
+        Nothing.
+    """
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(ATTENTION, segment_attention)
+    inner = network.get_base_model() if hasattr(network, "peft_config") else network
+    before = inner.config._attn_implementation
+    inner.set_attn_implementation(ATTENTION)
+    try:
+        yield
+    finally:
+        inner.set_attn_implementation(before)
+
+
+def _mask(prefix: int, length: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Zeros where a token may look (the prefix, itself and what stands before it), minus infinity elsewhere."""
+    mask = torch.full((length, prefix + length), float("-inf"), device=device, dtype=dtype)
+    return mask.triu(prefix + 1)

@@ -1,0 +1,173 @@
+"""Packed rows, the shared prefix and every fast path give the loss and gradients of plain rows, one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from weitiao.encode.steps import common_prefix, pack
+from weitiao.model.load import load_network
+from weitiao.model.tuning import attach_tuning
+from weitiao.recipe.sections import FullTuning, LoraTuning
+from weitiao.seams import IGNORED, EncodedRow, LoadedModel
+from weitiao.train.fast import chunked_head_loss, fast_layers
+from weitiao.train.segments import micro_batch, segmented
+
+PREFIX = [5, 9, 17, 33, 65, 129, 257, 300, 11, 23]
+TOLERANCE = 2e-5
+"""Largest difference of a gradient relative to the largest gradient of its tensor, float32."""
+
+
+def rows(n: int = 5, prefix: list[int] | None = None) -> list[EncodedRow]:
+    made = []
+    for i in range(n):
+        generator = torch.Generator().manual_seed(i)
+        body = torch.randint(1, 700, (7 + 4 * i,), generator=generator).tolist()
+        ids = [*(PREFIX if prefix is None else prefix), *body]
+        answer = 3 + i
+        made.append(EncodedRow(ids, [IGNORED] * (len(ids) - answer) + ids[-answer:], (len(ids),)))
+    return made
+
+
+@pytest.fixture(params=["qwen2", "qwen3"])
+def folder(request: pytest.FixtureRequest, tiny_qwen2: Path, tiny_qwen3: Path) -> Path:
+    return tiny_qwen2 if request.param == "qwen2" else tiny_qwen3
+
+
+@pytest.fixture(params=["lora", "full"])
+def network(request: pytest.FixtureRequest, folder: Path) -> Iterator[Any]:
+    base, processor = load_network(folder, torch.float32, torch.device("cpu"))
+    section = LoraTuning(r=4, lora_dropout=0.0) if request.param == "lora" else FullTuning()
+    tuned = attach_tuning(LoadedModel(base, processor, folder, "tiny", torch.float32), section).network
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(len(name)))
+    yield tuned.train()
+
+
+def gradients(network: Any) -> dict[str, torch.Tensor]:
+    found = {name: parameter.grad.clone() for name, parameter in network.named_parameters() if parameter.grad is not None}
+    network.zero_grad()
+    return found
+
+
+def plain(network: Any, batch: list[EncodedRow]) -> tuple[float, dict[str, torch.Tensor]]:
+    """The library's own forward on each row alone, logits for every token."""
+    total = 0.0
+    for row in batch:
+        logits = network(input_ids=torch.tensor([row.input_ids])).logits[0, :-1]
+        loss = cross_entropy(logits, torch.tensor(row.labels[1:]), ignore_index=IGNORED, reduction="sum")
+        loss.backward()
+        total += loss.item()
+    return total, gradients(network)
+
+
+def packed(network: Any, batch: list[EncodedRow], names: frozenset[str]) -> tuple[float, dict[str, torch.Tensor]]:
+    causal = network.get_base_model() if hasattr(network, "peft_config") else network
+    total = 0.0
+    with segmented(network), fast_layers(network, names):
+        for row in batch:
+            laid = micro_batch(row, torch.device("cpu"), torch.float32)
+            inputs = {"input_ids": laid.input_ids, "position_ids": laid.position_ids, "segments": laid.segments, "use_cache": False}
+            if "answer_logits" in names:
+                hidden = causal.get_decoder()(**inputs).last_hidden_state[0, laid.sources]
+                loss = chunked_head_loss(hidden, causal.get_output_embeddings().weight, laid.targets)
+            else:
+                loss = cross_entropy(network(**inputs).logits[0, laid.sources], laid.targets, reduction="sum")
+            loss.backward()
+            total += loss.item()
+    return total, gradients(network)
+
+
+def assert_equal(got: tuple[float, dict[str, torch.Tensor]], wanted: tuple[float, dict[str, torch.Tensor]]) -> None:
+    assert got[0] == pytest.approx(wanted[0], rel=1e-5)
+    assert got[1].keys() == wanted[1].keys()
+    assert wanted[1]
+    for name, gradient in wanted[1].items():
+        scale = gradient.abs().max().item()
+        assert (got[1][name] - gradient).abs().max().item() <= TOLERANCE * scale + 1e-7, name
+
+
+@pytest.mark.parametrize("names", [[], ["answer_logits"], ["lora_linear"], ["answer_logits", "lora_linear"]], ids=lambda names: "+".join(names) or "none")
+def test_packed_rows_equal_single_rows(network: Any, names: list[str]) -> None:
+    batch = rows()
+    assert_equal(packed(network, pack(batch, 64), frozenset(names)), plain(network, batch))
+
+
+@pytest.mark.parametrize("names", [[], ["answer_logits", "lora_linear"]], ids=lambda names: "+".join(names) or "none")
+def test_shared_prefix_equals_single_rows(network: Any, names: list[str]) -> None:
+    batch = rows()
+    joined = pack(batch, 64, common_prefix(batch))
+    assert sum(len(row.input_ids) for row in joined) <= sum(len(row.input_ids) for row in batch) - 3 * len(PREFIX)
+    assert_equal(packed(network, joined, frozenset(names)), plain(network, batch))
+
+
+def test_documents_are_packed_without_predicting_the_next_document(network: Any) -> None:
+    batch = [EncodedRow(row.input_ids, list(row.input_ids), row.segment_lengths) for row in rows(3, prefix=[])]
+    assert_equal(packed(network, pack(batch, 64), frozenset({"answer_logits"})), plain(network, batch))
+
+
+def test_the_head_is_chunked_when_logits_are_many(network: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weitiao.train.fast.HEAD_CHUNK_ELEMENTS", 5000)
+    batch = rows()
+    assert_equal(packed(network, pack(batch, 64), frozenset({"answer_logits"})), plain(network, batch))
+
+
+def test_a_row_never_sees_its_neighbours(network: Any) -> None:
+    """Changing one row of a pack leaves the losses of the others as they were, to the last bit."""
+    batch = rows()
+    other = EncodedRow([7, *batch[0].input_ids[1:]], batch[0].labels, batch[0].segment_lengths)
+    with segmented(network), torch.no_grad():
+        first, second = (
+            network(**_inputs(pack([row, *batch[1:]], 200)[0])).logits[0] for row in (batch[0], other)
+        )
+    n_last = len(batch[0].input_ids)
+    assert torch.equal(first[:-n_last], second[:-n_last])
+    assert not torch.equal(first[-n_last:], second[-n_last:])
+
+
+def _inputs(row: EncodedRow) -> dict[str, Any]:
+    laid = micro_batch(row, torch.device("cpu"), torch.float32)
+    return {"input_ids": laid.input_ids, "position_ids": laid.position_ids, "segments": laid.segments, "use_cache": False}
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5], ids=["no dropout", "dropout"])
+def test_lora_linear_is_the_layers_own_arithmetic(folder: Path, p: float) -> None:
+    """With dropout the positions are random, so the mean over many draws is compared."""
+    base, processor = load_network(folder, torch.float32, torch.device("cpu"))
+    tuned = attach_tuning(LoadedModel(base, processor, folder, "tiny", torch.float32), LoraTuning(r=4, lora_dropout=p)).network.train()
+    layer = next(module for name, module in tuned.named_modules() if name.endswith("q_proj"))
+    torch.nn.init.normal_(layer.lora_B["default"].weight)
+    x = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
+    n_draws = 1 if p == 0 else 4000
+
+    def mean() -> torch.Tensor:
+        with torch.no_grad():
+            return torch.stack([layer(x) for _ in range(n_draws)]).mean(0)
+
+    wanted = mean()
+    with fast_layers(tuned, frozenset({"lora_linear"})):
+        assert torch.allclose(mean(), wanted, atol=1e-5 if p == 0 else 0.12)
+
+
+def test_pack_loses_no_token_and_keeps_the_limit() -> None:
+    batch = rows(20, prefix=[])
+    joined = pack(batch, 90)
+    assert max(len(row.input_ids) for row in joined) <= 90
+    assert sorted(length for row in joined for length in row.segment_lengths) == sorted(len(row.input_ids) for row in batch)
+    assert sorted(token for row in joined for token in row.input_ids) == sorted(token for row in batch for token in row.input_ids)
+
+
+def test_pack_fits_best_first() -> None:
+    made = [EncodedRow([1] * n, [1] * n, (n,)) for n in (5, 2, 3)]
+    assert [row.segment_lengths for row in pack(made, 5)] == [(5,), (3, 2)]
+
+
+def test_prefix_stops_before_the_token_that_predicts_an_answer() -> None:
+    made = [EncodedRow([1, 2, 3, 4, end], [IGNORED, IGNORED, IGNORED, 4, end], (5,)) for end in (7, 8)]
+    assert common_prefix(made) == 2
