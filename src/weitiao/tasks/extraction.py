@@ -32,6 +32,7 @@ class ExtractionTask:
     answer_mode: AnswerMode = "generate"
     default_metric: str = "field_f1"
     lower_is_better: frozenset[str] = frozenset()
+    questions: tuple[Sample, ...] = ()
     needs_likelihood: bool = False
 
     def __init__(self, section: Extraction, system: str | None = None) -> None:

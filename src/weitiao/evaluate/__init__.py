@@ -1,0 +1,11 @@
+"""evaluate: an engine, a task and rows in; metrics with intervals and paired comparisons out.
+
+engine -> answers (answers.py) -> scores (score.py, bootstrap.py), calibration of label probabilities (confidence.py).
+What counts as right is the task's business. Knows nothing of models, tokens or training.
+"""
+
+from weitiao.evaluate.confidence import Calibration
+from weitiao.evaluate.measure import calibrate, compare, load_scores, measure
+from weitiao.evaluate.score import comparison_json, scores_json
+
+__all__ = ["Calibration", "calibrate", "compare", "comparison_json", "load_scores", "measure", "scores_json"]

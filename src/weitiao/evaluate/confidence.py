@@ -1,0 +1,180 @@
+"""What label probabilities are worth: temperature, expected calibration error, and how many rows a machine may decide alone.
+
+A temperature T turns probabilities p into p^(1/T), normalised; it is chosen on validation rows by likelihood and changes no answer.
+A threshold for 95 % precision is the lowest confidence from which on at least 95 % of the validation rows above it are right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from weitiao.seams import Answer, Sample
+
+PRECISIONS = (0.95, 0.98, 0.99)
+N_BINS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """From which confidence on rows are decided at a wanted precision, and what that gave on validation rows."""
+
+    precision: float
+    """Wanted, in (0, 1)."""
+    confidence: float | None
+    """None where no confidence reaches the precision."""
+    coverage: float
+    """Share of rows that reach the confidence, in [0, 1]."""
+    reached: float
+    """Share of those that are right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Chosen on validation rows."""
+
+    temperature: float
+    thresholds: tuple[Threshold, ...]
+    n: int
+    """Validation rows it was chosen on."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of ``calibration.json``."""
+        return asdict(self)
+
+
+def fit_calibration(answers: Sequence[Answer], samples: Sequence[Sample]) -> Calibration | None:
+    """Choose temperature and thresholds.
+
+    Args:
+        answers: with label probabilities.
+        samples: the rows they answer; the reference is a label.
+
+    Returns:
+        The choice; None where no answer has probabilities that include the right label.
+    """
+    pairs = _with_probabilities(answers, samples)
+    logs = [
+        (np.log(np.maximum(list(answer.label_probabilities.values()), 1e-12)), list(answer.label_probabilities).index(sample.reference))
+        for answer, sample in pairs
+        if answer.label_probabilities and sample.reference in answer.label_probabilities
+    ]
+    if not logs:
+        return None
+    temperature = _best_temperature(logs)
+    confidence, right = _confidences(pairs, temperature)
+    thresholds = tuple(_threshold(confidence, right, precision) for precision in PRECISIONS)
+    return Calibration(temperature, thresholds, len(pairs))
+
+
+def _best_temperature(logs: Sequence[tuple[np.ndarray, int]]) -> float:
+    """The temperature in [0.05, 20] with the highest likelihood of the right labels, by golden section on its logarithm."""
+
+    def loss(log_t: float) -> float:
+        t = float(np.exp(log_t))
+        return sum(float(np.logaddexp.reduce(log_p / t) - log_p[right] / t) for log_p, right in logs) / len(logs)
+
+    low, high, golden = float(np.log(0.05)), float(np.log(20)), (5**0.5 - 1) / 2
+    left, right = high - golden * (high - low), low + golden * (high - low)
+    loss_left, loss_right = loss(left), loss(right)
+    while high - low > 1e-4:
+        if loss_left <= loss_right:
+            high, right, loss_right = right, left, loss_left
+            left = high - golden * (high - low)
+            loss_left = loss(left)
+        else:
+            low, left, loss_left = left, right, loss_right
+            right = low + golden * (high - low)
+            loss_right = loss(right)
+    return float(np.exp((low + high) / 2))
+
+
+def _threshold(confidence: np.ndarray, right: np.ndarray, precision: float) -> Threshold:
+    order = np.argsort(-confidence, kind="stable")
+    sorted_confidence = confidence[order]
+    reached = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
+    # Rows of equal confidence cannot be told apart by a threshold: only the last of them counts.
+    last = np.append(sorted_confidence[1:] != sorted_confidence[:-1], True)
+    good = np.flatnonzero((reached >= precision) & last)
+    if good.size == 0:
+        return Threshold(precision, None, 0.0, float("nan"))
+    i = int(good[-1])
+    return Threshold(precision, float(sorted_confidence[i]), (i + 1) / len(order), float(reached[i]))
+
+
+def confidence_details(answers: Sequence[Answer], samples: Sequence[Sample], calibration: Calibration | None) -> dict[str, Any]:
+    """Tables on the label probabilities of scored rows.
+
+    Args:
+        answers: of any task.
+        samples: the rows they answer.
+        calibration: chosen on validation rows; None leaves probabilities as they are and gives no coverage.
+
+    Returns:
+        ``confidence``: ``temperature``, ``ece`` and ``ece_raw`` in [0, 1], ``reliability`` bins and ``coverage`` at the thresholds;
+        empty for answers without probabilities.
+    """
+    pairs = _with_probabilities(answers, samples)
+    if not pairs:
+        return {}
+    temperature = calibration.temperature if calibration else 1.0
+    raw, right = _confidences(pairs, 1.0)
+    confidence, _ = _confidences(pairs, temperature)
+    table = {
+        "temperature": temperature,
+        "ece": expected_calibration_error(confidence, right),
+        "ece_raw": expected_calibration_error(raw, right),
+        "reliability": reliability(confidence, right),
+        "coverage": [_coverage(threshold, confidence, right) for threshold in (calibration.thresholds if calibration else ())],
+    }
+    return {"confidence": table}
+
+
+def _coverage(threshold: Threshold, confidence: np.ndarray, right: np.ndarray) -> dict[str, Any]:
+    decided = confidence >= (2.0 if threshold.confidence is None else threshold.confidence)
+    here = {
+        "coverage": float(decided.mean()),
+        "precision": float(right[decided].mean()) if decided.any() else None,
+        "n": int(decided.sum()),
+    }
+    valid = {"coverage": threshold.coverage, "precision": threshold.reached}
+    return {"precision": threshold.precision, "confidence": threshold.confidence, "valid": valid, "test": here}
+
+
+def reliability(confidence: np.ndarray, right: np.ndarray) -> list[dict[str, float]]:
+    """Bins of equal width: from, to, rows, mean confidence and share of right answers; bins without rows are left out."""
+    place = np.minimum((confidence * N_BINS).astype(int), N_BINS - 1)
+    return [
+        {
+            "from": b / N_BINS,
+            "to": (b + 1) / N_BINS,
+            "n": int((place == b).sum()),
+            "confidence": float(confidence[place == b].mean()),
+            "accuracy": float(right[place == b].mean()),
+        }
+        for b in range(N_BINS)
+        if (place == b).any()
+    ]
+
+
+def expected_calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
+    """Mean distance between confidence and share of right answers over ten bins of equal width, weighted by their rows."""
+    return sum(row["n"] * abs(row["confidence"] - row["accuracy"]) for row in reliability(confidence, right)) / len(confidence)
+
+
+def _with_probabilities(answers: Sequence[Answer], samples: Sequence[Sample]) -> list[tuple[Answer, Sample]]:
+    return [(answer, sample) for answer, sample in zip(answers, samples, strict=True) if answer.label_probabilities]
+
+
+def _confidences(pairs: Sequence[tuple[Answer, Sample]], temperature: float) -> tuple[np.ndarray, np.ndarray]:
+    """Probability of the likeliest label at a temperature, and whether that label is right."""
+    confidence, right = [], []
+    for answer, sample in pairs:
+        probabilities: Mapping[str, float] = answer.label_probabilities or {}
+        log_p = np.log(np.maximum(list(probabilities.values()), 1e-12)) / temperature
+        confidence.append(float(np.exp(log_p.max() - np.logaddexp.reduce(log_p))))
+        right.append(max(probabilities, key=lambda label: probabilities[label]) == sample.reference)
+    return np.array(confidence), np.array(right, dtype=np.float64)

@@ -1,0 +1,202 @@
+"""The path from an engine's answers to scores and comparisons, with an engine that answers from a table."""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from weitiao import evaluate
+from weitiao.recipe.sections import Evaluate
+from weitiao.recipe.tasks import Conversation, Extraction
+from weitiao.seams import Answer, Constraint, Record, Sample, Sampling, Task
+from weitiao.tasks import make_task
+
+SECTION = Evaluate(n_bootstrap=200)
+
+
+class TableEngine:
+    """Answers by sample id, last sample first (engines answer in any order); dies after ``n_before_dying`` answers."""
+
+    def __init__(self, answers: dict[str, str], n_before_dying: int = 10**9) -> None:
+        self.answers = answers
+        self.n_before_dying = n_before_dying
+        self.asked: list[str] = []
+
+    def generate(
+        self, samples: Sequence[Sample], sampling: Sampling, constraint: Callable[[Sample], Constraint | None] | None = None
+    ) -> Iterator[tuple[int, Answer]]:
+        for i in reversed(range(len(samples))):
+            if len(self.asked) == self.n_before_dying:
+                raise KeyboardInterrupt
+            self.asked.append(samples[i].id)
+            text = self.answers[samples[i].id]
+            yield i, Answer(text, 10, len(text), "length" if len(text) >= sampling.max_new_tokens else "stop")
+
+    def score_labels(self, samples: Sequence[Sample], labels: Callable[[Sample], Sequence[str]]) -> Iterator[tuple[int, Answer]]:
+        for i, sample in enumerate(samples):
+            self.asked.append(sample.id)
+            names = labels(sample)
+            best = self.answers[sample.id]
+            chances = {name: 0.7 if name == best else 0.3 / (len(names) - 1) for name in names}
+            yield i, Answer(best, 10, 1, "constraint", label_probabilities=chances)
+
+    def likelihood(self, samples: Sequence[Sample]) -> Iterator[tuple[int, Answer]]:
+        for i, sample in enumerate(samples):
+            yield i, Answer(sample.messages[-1].text, 10, len(sample.messages[-1].text), "stop", nll=2.0 * len(sample.messages[-1].text))
+
+
+def extraction() -> Task:
+    return make_task(Extraction(kind="extraction", fields=["name", "email"]))
+
+
+def rows(task: Task) -> list[Sample]:
+    wanted = {"a": ("张三", "z@x.cn"), "b": ("李四", ""), "c": ("王五", "w@x.cn"), "d": ("赵六", "l@x.cn")}
+    return [
+        task.make_sample(
+            Record(f"f:{i}", name, text=f"我是{person}，{mail}。", answer=json.dumps({"name": person, "email": mail}, ensure_ascii=False))
+        )
+        for i, (name, (person, mail)) in enumerate(wanted.items(), 1)
+    ]
+
+
+GOOD = {
+    "a": '{"name": "张三", "email": "z@x.cn"}',
+    "b": '{"name": "李四", "email": ""}',
+    "c": '```json\n{"name": "王五", "email": "x@x.cn"}\n```',
+    "d": "I cannot say",
+}
+
+
+def test_measure_scores_answers_and_writes_the_folder(tmp_path: Path) -> None:
+    task = extraction()
+    scores = evaluate.measure(TableEngine(GOOD), task, rows(task), tmp_path / "tuned", SECTION, title="answering", seed=1)
+    # Right: two names and a mail of a and b, the name of c. Wrong mail in c (fp and fn); nothing in d (two fn).
+    assert scores.n == 4
+    assert scores.metrics == {"field_f1": 2 * 4 / (2 * 4 + 1 + 3), "exact_match": 0.5, "json_valid": 0.75}
+    assert scores.length_limited == 0
+    low, high = scores.intervals["field_f1"]
+    assert 0 <= low < scores.metrics["field_f1"] < high <= 1
+    lines = [json.loads(line) for line in (tmp_path / "tuned/answers.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in lines] == ["a", "b", "c", "d"]
+    assert lines[2]["answer"] == GOOD["c"]
+    assert lines[2]["prediction"] == {"name": "王五", "email": "x@x.cn"}
+    assert lines[2]["reference"] == {"name": "王五", "email": "w@x.cn"}
+    assert lines[2]["scores"] == {"field_f1": 0.5, "exact_match": 0.0}
+    assert lines[2]["flags"] == ["email: not in the text"]
+    assert lines[2]["forgiven"] == ["code fence"]
+    assert lines[2]["prompt"] == "我是王五，w@x.cn。"
+    written = json.loads((tmp_path / "tuned/scores.json").read_text())
+    assert written["metrics"] == scores.metrics
+    assert written["details"]["fields"]["name"] == {"precision": 1.0, "recall": 0.75, "f1": 6 / 7, "tp": 3, "fp": 0, "fn": 1}
+    assert written["details"]["n_unreadable"] == 1
+    assert sorted(path.name for path in (tmp_path / "tuned").iterdir()) == ["answers.jsonl", "scores.json"]
+
+
+def test_no_folder_writes_nothing(tmp_path: Path) -> None:
+    task = extraction()
+    scores = evaluate.measure(TableEngine(GOOD), task, rows(task), None, SECTION, title="answering", seed=1)
+    assert scores.metrics["exact_match"] == 0.5
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupted_work_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    task = extraction()
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.measure(TableEngine(GOOD, n_before_dying=2), task, rows(task), tmp_path, SECTION, title="answering", seed=1)
+    with (tmp_path / "answers.part.jsonl").open("a") as file:
+        file.write('{"id": "b", "key": "half a li')
+    second = TableEngine(GOOD)
+    resumed = evaluate.measure(second, task, rows(task), tmp_path, SECTION, title="answering", seed=1)
+    assert second.asked == ["b", "a"]
+    whole = evaluate.measure(TableEngine(GOOD), task, rows(task), tmp_path / "whole", SECTION, title="answering", seed=1)
+    assert resumed.metrics == whole.metrics
+    assert (tmp_path / "answers.jsonl").read_text() == (tmp_path / "whole/answers.jsonl").read_text()
+
+
+@pytest.mark.parametrize("change", ["identity", "max_new_tokens", "prompt"])
+def test_interrupted_work_of_another_kind_is_not_used(tmp_path: Path, change: str) -> None:
+    task = extraction()
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.measure(TableEngine(GOOD, n_before_dying=2), task, rows(task), tmp_path, SECTION, title="answering", seed=1)
+    other = make_task(Extraction(kind="extraction", fields=["name", "email"], prompt="读：{text}")) if change == "prompt" else task
+    section = Evaluate(n_bootstrap=200, max_new_tokens=64) if change == "max_new_tokens" else SECTION
+    engine = TableEngine(GOOD)
+    identity = "other weights" if change == "identity" else ""
+    evaluate.measure(engine, other, rows(other), tmp_path, section, title="answering", seed=1, identity=identity)
+    assert engine.asked == ["d", "c", "b", "a"]
+
+
+def test_finished_answers_are_asked_for_again(tmp_path: Path) -> None:
+    task = extraction()
+    evaluate.measure(TableEngine(GOOD), task, rows(task), tmp_path, SECTION, title="answering", seed=1)
+    better = TableEngine({**GOOD, "d": '{"name": "赵六", "email": "l@x.cn"}'})
+    scores = evaluate.measure(better, task, rows(task), tmp_path, SECTION, title="answering", seed=1)
+    assert len(better.asked) == 4
+    assert scores.metrics["exact_match"] == 0.75
+
+
+def test_loaded_scores_compare_like_the_measured_ones(tmp_path: Path) -> None:
+    task = extraction()
+    assert evaluate.load_scores(tmp_path, task) is None
+    bad = {**GOOD, "a": "{}", "b": "none"}
+    before = evaluate.measure(TableEngine(bad), task, rows(task), tmp_path, SECTION, title="answering", seed=1)
+    after = evaluate.measure(TableEngine(GOOD), task, rows(task), None, SECTION, title="answering", seed=1)
+    loaded = evaluate.load_scores(tmp_path, task)
+    assert loaded is not None
+    assert loaded.metrics == before.metrics
+    assert loaded.intervals == before.intervals
+    assert evaluate.compare(loaded, after, task, 200, seed=3).gain == evaluate.compare(before, after, task, 200, seed=3).gain
+
+
+def test_no_rows_give_no_metrics_and_no_gain(tmp_path: Path) -> None:
+    task = extraction()
+    nothing = evaluate.measure(TableEngine({}), task, [], tmp_path, SECTION, title="answering", seed=1)
+    something = evaluate.measure(TableEngine(GOOD), task, rows(task), None, SECTION, title="answering", seed=1)
+    assert (nothing.n, nothing.metrics) == (0, {})
+    assert evaluate.compare(nothing, something, task, 200, seed=1).gain == {}
+
+
+def test_a_comparison_wants_the_same_rows() -> None:
+    task = extraction()
+    some = evaluate.measure(TableEngine(GOOD), task, rows(task)[:3], None, SECTION, title="answering", seed=1)
+    all_of_them = evaluate.measure(TableEngine(GOOD), task, rows(task), None, SECTION, title="answering", seed=1)
+    with pytest.raises(ValueError, match="same rows, not 3 and 4"):
+        evaluate.compare(some, all_of_them, task, 200, seed=1)
+
+
+def test_answers_that_ran_into_the_limit_are_counted() -> None:
+    task = extraction()
+    section = Evaluate(n_bootstrap=200, max_new_tokens=36)
+    scores = evaluate.measure(TableEngine(GOOD), task, rows(task), None, section, title="answering", seed=1)
+    assert scores.length_limited == 0.25
+
+
+def test_json_forms_have_null_where_a_number_is_not_defined(tmp_path: Path) -> None:
+    task = make_task(Conversation(kind="chat"))
+    sample = task.make_sample(Record("f:1", "a", text="hi", answer="hello there"))
+    scores = evaluate.measure(TableEngine({"a": "hello there"}), task, [sample], tmp_path, SECTION, title="answering", seed=1)
+    broken = evaluate.scores_json(
+        type(scores)(1, {"x": math.nan}, {"x": (math.nan, 1.0)}, 0.0, 1.0, {"a": [{"b": math.inf}]}, {"x": np.zeros(1)})
+    )
+    assert broken["metrics"] == {"x": None}
+    assert broken["intervals"] == {"x": [None, 1.0]}
+    assert broken["details"] == {"a": [{"b": None}]}
+    comparison = evaluate.comparison_json(evaluate.compare(scores, scores, task, 200, seed=1))
+    assert comparison["gain"]["rouge_l"] == [0.0, 0.0, 0.0]
+    assert set(comparison) == {"baseline", "tuned", "gain"}
+
+
+def test_chat_measures_answers_and_the_likelihood_of_the_references(tmp_path: Path) -> None:
+    task = make_task(Conversation(kind="chat", questions=["who are you"]))
+    sample = task.make_sample(Record("f:1", "a", text="hi", answer="hello there"))
+    engine = TableEngine({"a": "hello you", "question-1": "me"})
+    scores = evaluate.measure(engine, task, [sample], tmp_path, SECTION, title="answering", seed=1)
+    assert scores.metrics["perplexity"] == pytest.approx(math.exp(2.0))
+    assert scores.metrics["rouge_l"] == pytest.approx(0.5)
+    assert json.loads((tmp_path / "questions.json").read_text()) == [{"question": "who are you", "answer": "me"}]
+    loaded = evaluate.load_scores(tmp_path, task)
+    assert loaded is not None
+    assert loaded.counts["nll"].tolist() == [22.0]
