@@ -1,0 +1,165 @@
+"""The tables that a kind of work writes into ``details`` of its scores: per field, type or class, confusion, confidence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from weitiao.report import svg
+from weitiao.report.read import RunRecord
+from weitiao.report.wording import figure, label, number
+
+COUNTS = frozenset({"tp", "fp", "fn", "n", "support", "n_true", "n_predicted", "rows"})
+MAX_CONFUSION = 40
+"""Classes up to which the confusion is shown as a matrix; beyond, only the commonest mix-ups are listed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A value of a table; ``share`` in [0, 1] fills the cell's bar, ``value`` sorts it."""
+
+    text: str
+    value: float | None = None
+    share: float | None = None
+    style: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table with a heading."""
+
+    title: str
+    note: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    style: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A drawing among the tables."""
+
+    title: str
+    note: str
+    drawing: Markup
+
+
+def task_tables(record: RunRecord) -> list[Table | Chart]:
+    """Tables of the two models' ``details``, in the order of ``SECTIONS``; those that are not there are left out.
+
+    Args:
+        record: the run.
+
+    Returns:
+        Tables and charts.
+    """
+    before, after = (side.scores.get("details") or {} for side in (record.baseline, record.tuned))
+    found: list[Table | Chart] = []
+    for key, build in SECTIONS.items():
+        if key in before or key in after:
+            found.extend(build(before.get(key) or {}, after.get(key) or {}))
+    return found
+
+
+def _per(title: str, first_column: str) -> Callable[[Any, Any], list[Table | Chart]]:
+    """A builder for ``{name: {precision, recall, f1, tp, fp, fn}}``."""
+
+    def build(before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping[str, float]]) -> list[Table | Chart]:
+        names = list(dict.fromkeys([*after, *before]))
+        if not names:
+            return []
+        shown = after or before
+        shares = [key for key in ("precision", "recall", "f1") if any(key in row for row in shown.values())]
+        counts = [key for key in next(iter(shown.values())) if key in COUNTS]
+        both = bool(before and after)
+        columns = [first_column, *(["F1 base"] if both else []), *(label(key) for key in shares), *(label(key) for key in counts)]
+        rows = []
+        for name in names:
+            row, old = shown.get(name) or {}, before.get(name) or {}
+            cells = [Cell(name)]
+            if both:
+                cells.append(_share(old.get("f1"), "baseline"))
+            cells.extend(_share(row.get(key), "tuned" if key == "f1" else "") for key in shares)
+            cells.extend(Cell(number(row[key]) if row.get(key) is not None else "–", row.get(key)) for key in counts)
+            rows.append(tuple(cells))
+        note = "The tuned model, with the base model's F1 beside it." if both else f"The {'tuned' if after else 'base'} model."
+        return [Table(title, note, tuple(columns), tuple(rows), "sortable")]
+
+    return build
+
+
+def _share(value: float | None, style: str) -> Cell:
+    return Cell(figure("f1", value), value, value if style else None, style)
+
+
+def _confusion(before: Any, after: Any) -> list[Table | Chart]:
+    """``{"labels": [...], "matrix": [[...]]}``: rows are the right labels, columns the answers."""
+    content = after or before
+    labels, matrix = content.get("labels") or [], content.get("matrix") or content.get("counts") or []
+    if not labels or not matrix:
+        return []
+    answers = [*(content.get("columns") or labels)]
+    found: list[Table | Chart] = []
+    if len(labels) <= MAX_CONFUSION:
+        rows = []
+        for name, row in zip(labels, matrix, strict=False):
+            total = sum(row) or 1
+            cells = [_crossing(str(name) == str(other), count, total) for other, count in zip(answers, row, strict=False)]
+            rows.append((Cell(str(name)), *cells))
+        note = f"The {'tuned' if after else 'base'} model. A line is the right label, a column what the model answered."
+        found.append(Table("Confusion", note, ("right label", *(str(name) for name in answers)), tuple(rows), "confusion"))
+    mixed = [(count, name, other) for name, row in zip(labels, matrix, strict=False) for other, count in zip(answers, row, strict=False)]
+    mixed = sorted((item for item in mixed if item[0] and item[1] != item[2]), key=lambda item: -item[0])[:10]
+    if mixed:
+        pairs = tuple((Cell(str(name)), Cell(str(other)), Cell(number(count), count)) for count, name, other in mixed)
+        found.append(Table("Commonest mix-ups", "", ("right label", "answered", "rows"), pairs))
+    return found
+
+
+def _crossing(is_right: bool, count: float, total: float) -> Cell:
+    return Cell(number(count) if count else "·", count, count / total if count else None, "right" if is_right else "wrong")
+
+
+def _confidence(before: Any, after: Any) -> list[Table | Chart]:
+    content = after or before
+    found: list[Table | Chart] = []
+    bins: Sequence[Mapping[str, float]] = content.get("reliability") or []
+    if bins:
+        points = [(row["confidence"], row["accuracy"]) for row in bins]
+        lines = [svg.Series("ideal", [(0, 0), (1, 1)], "faint"), svg.Series("tuned", points, "tuned", dots=True)]
+        drawing = svg.line_chart("Share of right answers by confidence", lines, x_title="confidence", y_range=(0, 1.02), percent=True)
+        note = "How often the model is right when it says how sure it is; on the thin line, as often as it says."
+        note += f" Expected calibration error {figure('ece', content.get('ece'))}"
+        temperature = content.get("temperature")
+        if temperature:
+            note += f" (before calibration {figure('ece', content.get('ece_raw'))}, temperature {number(temperature)})"
+        found.append(Chart("Reliability", note + ".", drawing))
+    rows = []
+    for row in content.get("coverage") or ():
+        valid, test = row.get("valid") or {}, row.get("test") or {}
+        from_confidence = row.get("confidence")
+        cells = [Cell(figure("precision", row.get("precision")), row.get("precision"))]
+        cells.append(Cell("not reached" if from_confidence is None else figure("f1", from_confidence), from_confidence))
+        cells.extend([_share(test.get("coverage"), "tuned"), _share(test.get("precision"), ""), _share(valid.get("coverage"), "")])
+        rows.append(tuple(cells))
+    if rows:
+        note = (
+            "How many rows the model can decide alone: for a wanted precision it decides those that reach the confidence,"
+            " which was chosen on validation rows."
+        )
+        columns = ("wanted precision", "from confidence", "decided (test)", "right of these (test)", "decided (validation)")
+        found.append(Table("Coverage", note, columns, tuple(rows)))
+    return found
+
+
+SECTIONS: dict[str, Callable[[Any, Any], list[Table | Chart]]] = {
+    "fields": _per("Per field", "field"),
+    "types": _per("Per type", "type"),
+    "classes": _per("Per class", "class"),
+    "confusion": _confusion,
+    "confidence": _confidence,
+}
+"""Key of ``details`` -> its tables. A task's new table is a line here."""
