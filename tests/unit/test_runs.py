@@ -161,6 +161,15 @@ def test_rows_are_appended_and_a_half_row_is_cut(tmp_path):
     assert (tmp_path / "events.jsonl").read_text(encoding="utf-8") == '{"step": 1, "loss": 2.5}\n{"step": 2, "loss": null}\n'
 
 
+def test_rows_are_read_without_a_half_one_at_the_end(tmp_path):
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / "answers.jsonl").write_text('{"id": "a"}\n{"id": "\u2028"}\n{"id', encoding="utf-8")
+    assert Run(tmp_path).rows("tuned/answers") == [{"id": "a"}, {"id": "\u2028"}]
+    (tmp_path / "events.jsonl").write_text('{"step": 1}\n{"ste\n', encoding="utf-8")
+    with pytest.raises(WeitiaoError, match=r"the row is damaged"):
+        Run(tmp_path).rows("events")
+
+
 def test_a_half_row_alone_is_cut(tmp_path):
     (tmp_path / "events.jsonl").write_text('{"step": ' + "1" * 9000, encoding="utf-8")
     Run(tmp_path).append("events", {"step": 1})

@@ -62,7 +62,11 @@ def recipe_problems(error: ValidationError, document: Document) -> list[RecipeEr
 
 
 def raise_together(problems: Sequence[RecipeError], path: object) -> None:
-    """Raise what was found: one error as itself, several under a line that counts them; nothing where there is none.
+    """Raise what was found: one error as itself, several under a line that counts them.
+
+    Args:
+        problems: may be empty; then nothing is raised.
+        path: the recipe.
 
     Raises:
         RecipeError: there is at least one problem.

@@ -14,7 +14,16 @@ from weitiao.errors import CommandError, WeitiaoError
 from weitiao.log import logger
 from weitiao.recipe import Recipe, load_recipe, recipe_yaml
 from weitiao.runs.facts import first_facts, now
-from weitiao.runs.values import append_line, full_disk_in_words, no_space_error, no_space_left, read_json, write_json, write_text
+from weitiao.runs.values import (
+    append_line,
+    full_disk_in_words,
+    no_space_error,
+    no_space_left,
+    read_json,
+    read_lines,
+    write_json,
+    write_text,
+)
 
 Mode = Literal["new", "resume", "replace"]
 Status = Literal["running", "finished", "failed", "interrupted"]
@@ -92,11 +101,25 @@ class Run:
         """
         append_line(self.path / f"{name}.jsonl", row)
 
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """Read the rows of a JSONL file; a half row that a crash left at the end is not one.
+
+        Args:
+            name: file name without ``.jsonl``; ``tuned/answers`` for one in a folder.
+
+        Returns:
+            The rows in the order in which they were written.
+
+        Raises:
+            WeitiaoError: the run has no such file, or a row of it is damaged.
+        """
+        return read_lines(self.path / f"{name}.jsonl")
+
     def update(self, **facts: Any) -> None:
         """Add facts to ``run.json``; mappings are merged with those that are there.
 
         Args:
-            facts: e.g. ``device="cpu"``, ``hashes={"data": ...}``.
+            **facts: e.g. ``device="cpu"``, ``hashes={"data": ...}``.
 
         Raises:
             WeitiaoError: the run has no ``run.json``, or it cannot be written.

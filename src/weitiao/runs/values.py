@@ -137,13 +137,40 @@ def read_json(path: Path) -> Any:
         WeitiaoError: the file is missing or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(_read(path))
+    except ValueError as error:
+        raise WeitiaoError(f"the file is damaged ({error})", where=str(path), hint="start the run again in another folder") from error
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a JSONL file of a run; what follows the last line end is left out.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its rows in order.
+
+    Raises:
+        WeitiaoError: the file is missing, or a row is not JSON.
+    """
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(_read(path).split(b"\n")[:-1], start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            where = f"{path}:{number}"
+            raise WeitiaoError(f"the row is damaged ({error})", where=where, hint="start the run again in another folder") from error
+    return rows
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
     except FileNotFoundError:
         raise WeitiaoError(
             "the run has no such file yet", where=str(path), hint="was the run finished? `--resume` goes on with it"
         ) from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise WeitiaoError(f"the file is damaged ({error})", where=str(path), hint="start the run again in another folder") from error
 
 
 def no_space_left(error: BaseException) -> bool:
