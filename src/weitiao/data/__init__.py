@@ -1,0 +1,9 @@
+"""data: files, folders and hub data sets in; checked, split samples and an audit of them out.
+
+read -> recognise -> convert -> check -> split, each in its own file. A new file type goes into ``READERS`` (files.py), a new row shape
+into ``SHAPES`` (shapes.py). Knows nothing of tokens, templates or models; what a kind of work is, it asks the ``Task``.
+"""
+
+from weitiao.data.load import load_samples
+
+__all__ = ["load_samples"]

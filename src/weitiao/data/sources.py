@@ -1,0 +1,116 @@
+"""From the recipe's sources to a stream of records: files found, shapes recognised, rows converted or listed as rejected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+
+from weitiao.data.convert import Converter
+from weitiao.data.files import DataFile, find_files
+from weitiao.data.pictures import PictureFinder
+from weitiao.data.rows import RawRow, Rejection, Tally
+from weitiao.data.shapes import Recognised, recognise
+from weitiao.data.spans import has_inclusive_ends
+from weitiao.errors import DataError, RowError
+from weitiao.recipe.sections import Data, Source
+from weitiao.seams import Record
+
+N_FIRST = 64
+"""Rows from which the shape is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How rows are read; the part of the recipe's ``data`` that is the same for all sources."""
+
+    kind: str
+    mapping: Mapping[str, str]
+    shape: str | None
+    group_column: str | None
+    limit: int | None
+    encoding: str | None
+    delimiter: str | None
+    with_truth: bool = True
+
+
+def reading_of(section: Data, kind: str, *, with_truth: bool = True) -> Reading:
+    """The reading that a recipe asks for."""
+    mapping = {str(name): column for name, column in section.columns.items()}
+    by = section.split.by if with_truth else None
+    return Reading(kind, mapping, section.shape, by, section.limit, section.encoding, section.delimiter, with_truth)
+
+
+def listed(sources: Source | Sequence[Source] | None) -> list[Source]:
+    """The sources as a list."""
+    if sources is None:
+        return []
+    return [sources] if isinstance(sources, Source) else list(sources)
+
+
+def read_source(source: Source, reading: Reading, tally: Tally, found: list[Recognised]) -> Iterator[Record]:
+    """Records of a source, one at a time.
+
+    Args:
+        source: of the recipe.
+        reading: how.
+        tally: counts what is read and rejected.
+        found: gets every shape that was recognised, once.
+
+    Yields:
+        The records of the first ``limit`` rows that can be used.
+
+    Raises:
+        DataError: the source is not there, is not what its name says, holds no row, or fits no shape.
+    """
+    left = reading.limit
+    for file in source_files(source):
+        rows = file.rows(reading.encoding, reading.delimiter)
+        n_before = tally.n_read
+        yield from _read_file(file, rows if left is None else islice(rows, left), reading, tally, found)
+        if left is not None:
+            left -= tally.n_read - n_before
+            if left <= 0:
+                return
+
+
+def source_files(source: Source) -> list[DataFile]:
+    """The files of a source."""
+    return find_files(source.path)
+
+
+def _read_file(file: DataFile, rows: Iterator[RawRow], reading: Reading, tally: Tally, found: list[Recognised]) -> Iterator[Record]:
+    first = list(islice(rows, N_FIRST))
+    if not first:
+        raise DataError("there is no row in it", where=str(file.path))
+    readable = [row.values for row in first if not row.problem]
+    if not readable:
+        problems = "\n".join(f"{row.origin}: {row.problem}" for row in first[:3])
+        raise DataError("none of the first rows can be read", where=str(file.path), hint=problems)
+    shape = recognise(readable, reading.kind, reading.mapping, reading.shape, str(file.path), with_truth=reading.with_truth)
+    if shape not in found:
+        found.append(shape)
+    if reading.group_column is not None and not any(reading.group_column in values for values in readable):
+        names = ", ".join(dict.fromkeys(name for values in readable for name in values))
+        raise DataError(
+            f"there is no column `{reading.group_column}`, which data.split.by names", where=str(file.path), hint=f"columns: {names}"
+        )
+    converter = Converter(
+        shape, reading.kind, PictureFinder(Path(file.path).parent), reading.group_column, reading.with_truth, _inclusive(shape, readable)
+    )
+    for row in chain(first, rows):
+        tally.n_read += 1
+        try:
+            yield converter.record(row)
+        except Rejection as rejection:
+            tally.reject(row.origin, rejection)
+        except RowError as err:
+            tally.reject(row.origin, err)
+
+
+def _inclusive(shape: Recognised, rows: Sequence[Mapping[str, object]]) -> bool:
+    if shape.shape != "entities":
+        return False
+    entities, text = shape.columns.get("entities"), shape.columns["text"]
+    return has_inclusive_ends([(row.get(entities or ""), str(row.get(text, ""))) for row in rows])

@@ -1,0 +1,200 @@
+"""Readers of text files: JSON lines, JSON, plain text, and one token with its tag per line.
+
+Each yields ``(row number, values or a problem)`` and reads no more of the file at once than a row needs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from weitiao.data.encodings import open_text
+from weitiao.errors import DataError
+
+CHUNK = 1 << 20
+"""Characters read at once from a JSON array."""
+MAX_DOCUMENT = 1_000_000
+"""Characters of a plain text file that make one row; a longer file becomes several, cut at line ends."""
+CONTAINERS = ("data", "rows", "examples", "train", "items", "records")
+"""Keys under which a JSON object may hold its rows."""
+
+Numbered = tuple[int, "dict[str, Any] | str"]
+"""A row number from 1, and the row's values, or a sentence saying why there are none."""
+
+
+def read_jsonl(path: Path, encoding: str | None, _delimiter: str | None) -> Iterator[Numbered]:
+    """One JSON object per line; also a JSON array under this name. Row numbers are line numbers."""
+    with open_text(path, encoding) as file:
+        first = _first_sign(file)
+        if first == "[" and not _is_array_per_line(file):
+            yield from _array_rows(file, path)
+            return
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield number, _json_row(line)
+
+
+def read_json(path: Path, encoding: str | None, _delimiter: str | None) -> Iterator[Numbered]:
+    """A JSON array of rows, an object that holds one under ``data`` or the like, or JSON lines. Rows are counted from 1."""
+    with open_text(path, encoding) as file:
+        first = _first_sign(file)
+        if first == "[":
+            yield from _array_rows(file, path)
+        elif first == "{" and (inner := _container_start(file)) is not None:
+            file.seek(0)
+            yield from _array_rows(file, path, skip=inner)
+        elif first == "{":
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, _json_row(line)
+        else:
+            raise DataError("this is not JSON: it begins with neither [ nor {", where=str(path))
+
+
+def read_txt(path: Path, encoding: str | None, _delimiter: str | None) -> Iterator[Numbered]:
+    """A whole file is one document; beyond a million characters it is cut at line ends. Row numbers are line numbers."""
+    with open_text(path, encoding) as file:
+        lines: list[str] = []
+        start, n_characters = 1, 0
+        for number, line in enumerate(file, start=1):
+            if n_characters + len(line) > MAX_DOCUMENT and lines:
+                yield start, {"text": "".join(lines)}
+                lines, start, n_characters = [], number, 0
+            lines.append(line)
+            n_characters += len(line)
+        if lines:
+            yield start, {"text": "".join(lines).strip("\r\n")}
+
+
+def read_conll(path: Path, encoding: str | None, _delimiter: str | None) -> Iterator[Numbered]:
+    """One token and its tag per line, blank lines between sentences. Row numbers are those of the first line."""
+    with open_text(path, encoding) as file:
+        tokens: list[str] = []
+        tags: list[str] = []
+        start, problem = 1, ""
+        for number, line in enumerate(file, start=1):
+            cells = line.split()
+            if not cells or cells[0] == "-DOCSTART-":
+                if tokens or problem:
+                    yield start, problem or {"tokens": tokens, "tags": tags}
+                tokens, tags, start, problem = [], [], number + 1, ""
+            elif len(cells) < 2:
+                problem = "a line holds no tag beside its token"
+            else:
+                tokens.append(cells[0])
+                tags.append(cells[-1])
+        if tokens or problem:
+            yield start, problem or {"tokens": tokens, "tags": tags}
+
+
+def _first_sign(file: TextIO) -> str:
+    """The first character that is not blank; the file is back at its beginning afterwards."""
+    sign = " "
+    while sign and sign.isspace():
+        sign = file.read(1)
+    file.seek(0)
+    return sign
+
+
+def _is_array_per_line(file: TextIO) -> bool:
+    """Whether the first line is a whole JSON value of its own and more follow."""
+    line = file.readline()
+    rest = file.read(CHUNK).strip()
+    file.seek(0)
+    return bool(rest) and isinstance(_json_row(line), dict)
+
+
+def _json_row(text: str) -> dict[str, Any] | str:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as err:
+        return f"not JSON: {err.msg} at character {err.pos + 1}"
+    except (ValueError, RecursionError):
+        return "not JSON: a number is too long or the nesting too deep"
+    return _as_row(value)
+
+
+def _as_row(value: Any) -> dict[str, Any] | str:
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, str):
+        return {"text": value}
+    return f"not a row: a JSON {type(value).__name__} where an object is expected"
+
+
+def _container_start(file: TextIO) -> int | None:
+    """Characters before the array of rows inside an object like ``{"version": 1, "data": [...]}``; None where there is none."""
+    head = file.read(CHUNK)
+    file.seek(0)
+    position = head.index("{") + 1
+    decoder = json.JSONDecoder()
+    try:
+        while True:
+            position += _n_blank(head, position)
+            key, position = decoder.raw_decode(head, position)
+            position += _n_blank(head, position)
+            if head[position] != ":":
+                return None
+            position += 1 + _n_blank(head, position + 1)
+            if key in CONTAINERS and head[position] == "[":
+                return position
+            _, position = decoder.raw_decode(head, position)
+            position += _n_blank(head, position)
+            if head[position] != ",":
+                return None
+            position += 1
+    except (ValueError, IndexError, RecursionError):
+        return None
+
+
+def _n_blank(text: str, position: int) -> int:
+    end = position
+    while end < len(text) and text[end] in " \t\r\n":
+        end += 1
+    return end - position
+
+
+def _array_rows(file: TextIO, path: Path, skip: int = 0) -> Iterator[Numbered]:
+    """Items of a JSON array, one at a time, from a buffer that grows only while an item does not fit."""
+    decoder = json.JSONDecoder()
+    file.read(skip)
+    buffer = file.read(CHUNK)
+    position = _n_blank(buffer, 0) + 1
+    number = 0
+    while True:
+        position += _n_blank(buffer, position)
+        if position < len(buffer) and buffer[position] == "]":
+            return
+        number += 1
+        try:
+            value, end = decoder.raw_decode(buffer, position)
+            after = end + _n_blank(buffer, end)
+            is_whole = after < len(buffer)
+            problem: Exception | None = None
+        except (ValueError, RecursionError) as err:
+            is_whole, problem = False, err
+        if not is_whole:
+            more = file.read(max(CHUNK, len(buffer)))
+            if not more:
+                raise _broken_array(path, number, problem)
+            buffer, position, number = buffer[position:] + more, 0, number - 1
+            continue
+        yield number, _as_row(value)
+        if buffer[after] == "]":
+            return
+        if buffer[after] != ",":
+            raise _broken_array(path, number + 1, None)
+        position = after + 1
+        if position > CHUNK:
+            buffer, position = buffer[position:], 0
+
+
+def _broken_array(path: Path, number: int, problem: Exception | None) -> DataError:
+    said = problem.msg if isinstance(problem, json.JSONDecodeError) else "the array does not go on or end as JSON does"
+    return DataError(
+        f"the JSON breaks at item {number}: {said}",
+        where=str(path),
+        hint=f"items before it are whole ({number - 1}); nothing after it can be read until it is mended",
+    )
