@@ -7,10 +7,14 @@ from typing import Any
 
 from weitiao.recipe.tasks import TaskSection
 from weitiao.seams import Task
+from weitiao.tasks.classification import ClassificationTask
 from weitiao.tasks.extraction import ExtractionTask
+from weitiao.tasks.ner import NerTask
 
 TASKS: dict[str, Callable[[Any, str | None], Task]] = {
+    "classification": ClassificationTask,
     "extraction": ExtractionTask,
+    "ner": NerTask,
 }
 
 

@@ -1,0 +1,92 @@
+"""Finds the entities that an answer names in the text: offsets recovered, repeated mentions in the order of the text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from weitiao.seams import Entity
+
+NOTHING = "没有找到任何实体"
+"""The answer for a text without entities."""
+KEYS = {"entity_text": ("entity_text", "text", "entity", "name"), "entity_label": ("entity_label", "label", "type", "entity_type")}
+"""Keys that are read, the trained one first."""
+
+
+def answer_lines(entities: Sequence[Mapping[str, Any]]) -> str:
+    """The trained answer: one JSON object per entity and line, in the order of the text; ``NOTHING`` for none."""
+    lines = [
+        json.dumps({"entity_text": entity["text"], "entity_label": entity["label"]}, ensure_ascii=False)
+        for entity in sorted(entities, key=lambda entity: (entity["start"], entity["end"]))
+    ]
+    return "\n".join(lines) or NOTHING
+
+
+def as_reference(entities: Iterable[Entity]) -> list[dict[str, Any]]:
+    """Entities in the form of a reference: each once, in the order of the text."""
+    spans = sorted({(entity.start, entity.end, entity.surface, entity.label) for entity in entities})
+    return [{"start": start, "end": end, "text": surface, "label": label} for start, end, surface, label in spans]
+
+
+def mention(found: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Text and label of an answer's object; None where it has none."""
+    surface = next((found[key] for key in KEYS["entity_text"] if key in found), None)
+    label = next((found[key] for key in KEYS["entity_label"] if key in found), None)
+    if not isinstance(surface, str) or not isinstance(label, str) or not surface.strip():
+        return None
+    return surface, label.strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Mentions with their offsets, and what could not be placed."""
+
+    spans: list[dict[str, Any]]
+    """In the form of a reference, in the order of the text."""
+    invented: list[str]
+    """Texts that stand nowhere in the source."""
+    repeated: list[str]
+    """Texts that were named oftener than they occur."""
+
+
+def locate(mentions: Sequence[tuple[str, str]], text: str) -> Located:
+    """Give mentions their offsets.
+
+    Answers go through the text from left to right, so a mention takes the first occurrence after the mention before it that no other
+    mention covers (``中国`` is not sought inside ``中国银行`` when both are named); where there is none, any free one.
+
+    Args:
+        mentions: (text, label) in the order of the answer.
+        text: the source.
+
+    Returns:
+        The spans, and what was left over.
+    """
+    surfaces = [surface.strip() for surface, _ in mentions]
+    occurrences = {surface: _occurrences(surface, text) for surface in surfaces}
+    result = Located([], [], [])
+    taken: list[tuple[int, int]] = []
+    cursor = 0
+    for surface, (_, label) in zip(surfaces, mentions, strict=True):
+        covered = taken + [span for other in occurrences if len(other) > len(surface) for span in occurrences[other]]
+        free = [span for span in occurrences[surface] if span not in taken]
+        if not free:
+            (result.repeated if occurrences[surface] else result.invented).append(surface)
+            continue
+        start, end = min(free, key=lambda span: (any(s < span[1] and span[0] < e for s, e in covered), span[0] < cursor, span[0]))
+        taken.append((start, end))
+        cursor = start
+        result.spans.append({"start": start, "end": end, "text": surface, "label": label})
+    result.spans.sort(key=lambda entity: (entity["start"], entity["end"]))
+    return result
+
+
+def _occurrences(surface: str, text: str) -> list[tuple[int, int]]:
+    starts = []
+    at = text.find(surface)
+    while at != -1:
+        starts.append((at, at + len(surface)))
+        at = text.find(surface, at + 1)
+    return starts
