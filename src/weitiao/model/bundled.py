@@ -6,6 +6,7 @@ and a broken attempt goes on from there; once it is converted they are removed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -127,19 +128,19 @@ def fetch_wheels(wheels: tuple[Wheel, ...], folder: Path, *, title: str) -> list
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / wheel.file_name for wheel in wheels]
     with progress(title, sum(wheel.size_bytes for wheel in wheels) // MEGABYTE, "MB") as advance:
-        shown = 0
+        shown = before = 0
 
-        def show(n_bytes: int) -> None:
+        def show(n_bytes_of_wheel: int) -> None:
             nonlocal shown
-            advance(n_bytes // MEGABYTE - shown)
-            shown = n_bytes // MEGABYTE
+            now = (before + n_bytes_of_wheel) // MEGABYTE
+            advance(max(0, now - shown))
+            shown = max(shown, now)
 
-        before = 0
         for wheel, path in zip(wheels, paths, strict=True):
             if not path.is_file():
-                _download(wheel, folder, lambda n_bytes, before=before, wheel=wheel: show(before + min(n_bytes, wheel.size_bytes)))
+                _download(wheel, folder, show)
+            show(wheel.size_bytes)
             before += wheel.size_bytes
-            show(before)
     return paths
 
 
@@ -157,7 +158,7 @@ def _download(wheel: Wheel, folder: Path, show: Callable[[int], None]) -> None:
         ) as pip:
             try:
                 while pip.poll() is None:
-                    show(sum(file.stat().st_size for file in unfinished.rglob("*.whl") if file.is_file()))
+                    show(min(wheel.size_bytes, _bytes_under(unfinished)))
                     time.sleep(0.2)
             except BaseException:
                 pip.terminate()
@@ -168,6 +169,16 @@ def _download(wheel: Wheel, folder: Path, show: Callable[[int], None]) -> None:
     if pip.returncode or not (folder / wheel.file_name).is_file():
         raise _pip_failed(requirement, said)
     logger.info("fetched %s", requirement)
+
+
+def _bytes_under(folder: Path) -> int:
+    """Bytes of the largest file below ``folder``, in which pip removes files at any moment."""
+    sizes = [0]
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                sizes.append((Path(place) / name).stat().st_size)
+    return max(sizes)
 
 
 def _pip_failed(requirement: str, said: str) -> ModelError:

@@ -10,17 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from weitiao.errors import ModelError
 from weitiao.log import progress
 from weitiao.model.cache import build_once, cache_root
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
 SAME_MATRIX = 0.15
-"""Relative distance below which two embedding matrices are one, quantised twice; unrelated ones lie above 1, Q5_0 and Q8_0 of one at 0.04."""
+"""Relative distance below which two embedding matrices are one, quantised twice: Q5_0 and Q8_0 of one lie at 0.04, unrelated ones above 1."""
 
 STOP_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<end_of_turn>", "</s>")
 """Special tokens that end an answer in some family of models, besides the file's own end token."""
@@ -135,7 +132,7 @@ def _save_tokenizer(file: Path, folder: Path, split: str) -> Tokens:
     return Tokens(n_ids, list(dict.fromkeys(stops)), tokenizer.pad_token_id)
 
 
-def _load_network(file: Path, name: str) -> PreTrainedModel:
+def _load_network(file: Path, name: str) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 
@@ -149,10 +146,10 @@ def _load_network(file: Path, name: str) -> PreTrainedModel:
     network.config.name_or_path = name
     if hasattr(network.config, "quantization_config"):
         del network.config.quantization_config
-    return network  # type: ignore[no-any-return]
+    return network
 
 
-def _tie_if_stored_twice(network: PreTrainedModel) -> None:
+def _tie_if_stored_twice(network: Any) -> None:
     """Make one matrix of input and output embeddings where the file holds the same one in two qualities.
 
     The output's copy is kept: quantisers give it at least as many bits as the input's.
@@ -168,11 +165,11 @@ def _tie_if_stored_twice(network: PreTrainedModel) -> None:
         network.tie_weights()
 
 
-def _settle_constants(network: PreTrainedModel, tokens: Tokens) -> None:
+def _settle_constants(network: Any, tokens: Tokens) -> None:
     """Undo float32 rounding of written constants, and list every stop id."""
     import numpy as np
     from transformers import GenerationConfig
 
     config = network.config
     config.rms_norm_eps = float(str(np.float32(config.rms_norm_eps)))
-    network.generation_config = GenerationConfig(bos_token_id=config.bos_token_id, eos_token_id=tokens.stop_ids, pad_token_id=tokens.pad_id)
+    network.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]bos_token_id=config.bos_token_id, eos_token_id=tokens.stop_ids, pad_token_id=tokens.pad_id)
