@@ -36,6 +36,13 @@ def common_problems(record: Record, *, needs_text: bool = True) -> list[RowProbl
     return problems
 
 
+def missing_images(record: Record) -> list[RowProblem]:
+    """An error for a record without any image."""
+    if record.images:
+        return []
+    return [RowProblem("no-image", "error", "the row has no image", "name its column: data.columns: {image: COLUMN}")]
+
+
 def refuse(record: Record, problems: Sequence[RowProblem]) -> None:
     """Raise the first error among the problems of a record.
 

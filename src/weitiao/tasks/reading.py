@@ -38,7 +38,7 @@ def read_objects(answer: str) -> Reading:
     Returns:
         The objects and what was forgiven; no objects where nothing could be understood.
     """
-    text, forgiven = _unwrap(answer)
+    text, forgiven = unfenced(answer)
     not_thinking = "think block" not in forgiven
     whole = parse_json(text)
     if isinstance(whole, dict):
@@ -74,7 +74,8 @@ def _finite(digits: str) -> float:
     return value
 
 
-def _unwrap(answer: str) -> tuple[str, tuple[str, ...]]:
+def unfenced(answer: str) -> tuple[str, tuple[str, ...]]:
+    """The answer without white space, think block and code fence around it, and which of the latter two it had."""
     text, forgiven = answer.strip().removeprefix("\ufeff"), []
     if bare := THINK.match(text):
         text = text[bare.end() :].strip()

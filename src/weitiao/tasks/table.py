@@ -7,14 +7,22 @@ from typing import Any
 
 from weitiao.recipe.tasks import TaskSection
 from weitiao.seams import Task
+from weitiao.tasks.caption import CaptionTask
 from weitiao.tasks.classification import ClassificationTask
+from weitiao.tasks.conversation import ConversationTask
 from weitiao.tasks.extraction import ExtractionTask
 from weitiao.tasks.ner import NerTask
+from weitiao.tasks.ocr import OcrTask
+from weitiao.tasks.plaintext import TextTask
 
 TASKS: dict[str, Callable[[Any, str | None], Task]] = {
+    "caption": CaptionTask,
+    "chat": ConversationTask,
     "classification": ClassificationTask,
     "extraction": ExtractionTask,
     "ner": NerTask,
+    "ocr": OcrTask,
+    "text": TextTask,
 }
 
 
