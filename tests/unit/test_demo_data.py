@@ -82,7 +82,7 @@ def test_an_email_that_is_missing_is_empty(rows, answers):
 
 
 def test_of_two_emails_the_one_in_use_counts(rows, answers):
-    two = [(row["instruction"], a["email"]) for row, a in zip(rows, answers, strict=True) if row["instruction"].count("@example") > 1]
+    two = [(row["instruction"], a["email"]) for row, a in zip(rows, answers, strict=True) if row["instruction"].count("example.") > 1]
     stopped = [(text, email) for text, email in two if "已停用，现用" in text]
     spare = [(text, email) for text, email in two if "备用" in text or "抄送" in text]
     assert len(stopped) >= 3

@@ -17,7 +17,7 @@ from weitiao.log import progress
 from weitiao.model.cache import build_once, cache_root
 
 SAME_MATRIX = 0.15
-"""Relative distance below which two embedding matrices are one, quantised twice: Q5_0 and Q8_0 of one lie at 0.04, unrelated ones above 1."""
+"""Relative distance below which two embedding matrices are one, quantised twice: Q5_0 and Q8_0 of one lie at 0.04, others above 1."""
 
 STOP_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<end_of_turn>", "</s>")
 """Special tokens that end an answer in some family of models, besides the file's own end token."""
@@ -172,4 +172,6 @@ def _settle_constants(network: Any, tokens: Tokens) -> None:
 
     config = network.config
     config.rms_norm_eps = float(str(np.float32(config.rms_norm_eps)))
-    network.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]bos_token_id=config.bos_token_id, eos_token_id=tokens.stop_ids, pad_token_id=tokens.pad_id)
+    network.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        bos_token_id=config.bos_token_id, eos_token_id=tokens.stop_ids, pad_token_id=tokens.pad_id
+    )
