@@ -1,0 +1,184 @@
+"""Whether an exported folder answers as the model that was scored, found out by answering the same prompts with both.
+
+The folder is read by plain transformers in a fresh process (``reload.py``), which renders the prompts with the folder's own chat
+template. Both decode greedily in float32; logits are compared at every step up to the first token that differs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from weitiao.errors import ExportError
+from weitiao.seams import Renderer, Sample
+
+N_CHECKED = 8
+"""Most prompts that are answered."""
+CHECKED_TOKENS = 1024
+"""Prompt tokens in all, about; keeps the comparison within seconds on a small model."""
+N_NEW = 24
+"""Tokens of each answer."""
+DOCUMENT_TOKENS = 64
+"""Tokens of a document's beginning, which stand for the prompt where there is none."""
+
+TOLERANCES: dict[str, float] = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
+"""Largest difference of logits allowed, by the dtype of the files: 2-norm over the vocabulary, relative to that of the logits less their
+mean. float32 differs by the order of additions; 16-bit files by rounding each weight (2^-11 or 2^-8 of it) in every layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckPrompt:
+    """A prompt in the run's own tokens."""
+
+    sample: Sample
+    token_ids: list[int]
+    messages: list[dict[str, str]] | None
+    """The same prompt for a chat template; None where the template alone cannot give it (shortened text, control tokens, documents)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Greedy answers and what they were chosen from."""
+
+    tokens: list[list[int]]
+    logits: Tensor
+    """(prompts, steps, vocabulary), float32."""
+    template_ids: list[list[int] | None]
+    """Tokens that the folder's chat template gave for a prompt."""
+
+
+def check_prompts(renderer: Renderer, samples: Sequence[Sample], max_prompt_tokens: int) -> list[CheckPrompt]:
+    """The first held-out prompts, as many as are quickly answered.
+
+    Args:
+        renderer: the run's renderer.
+        samples: held-out rows.
+        max_prompt_tokens: longest prompt of the run.
+
+    Returns:
+        Up to ``N_CHECKED`` prompts; at least one unless there are no samples.
+    """
+    prompts: list[CheckPrompt] = []
+    n_tokens = 0
+    for sample in samples[:N_CHECKED]:
+        if sample.prompt:
+            rendered = renderer.prompt(sample.prompt, max_prompt_tokens)
+            plain = rendered.n_shortened == 0 and not any("<|" in message.text for message in sample.prompt)
+            turns = [{"role": message.role, "content": message.text} for message in sample.prompt]
+            prompt = CheckPrompt(sample, rendered.input_ids, turns if plain else None)
+        else:
+            prompt = CheckPrompt(sample, renderer.conversation(sample.messages).input_ids[:DOCUMENT_TOKENS], None)
+        n_tokens += len(prompt.token_ids)
+        if prompts and n_tokens > CHECKED_TOKENS:
+            break
+        prompts.append(prompt)
+    return prompts
+
+
+def answer_here(network: Any, prompts: Sequence[CheckPrompt]) -> Answers:
+    """Answer with a network in memory.
+
+    Args:
+        network: the run's model in float32, adapter beside the base.
+        prompts: what to answer.
+
+    Returns:
+        Its answers.
+    """
+    from weitiao.export.reload import greedy_answers
+
+    tokens, logits = greedy_answers(network, [prompt.token_ids for prompt in prompts], N_NEW)
+    return Answers(tokens, logits, [None] * len(prompts))
+
+
+def answer_there(folder: Path, prompts: Sequence[CheckPrompt]) -> Answers:
+    """Answer with an exported folder, in a fresh process that has only transformers.
+
+    Args:
+        folder: an ordinary Hugging Face folder.
+        prompts: what to answer.
+
+    Returns:
+        Its answers, and the tokens its chat template gives.
+
+    Raises:
+        ExportError: the folder cannot be read there.
+    """
+    with tempfile.TemporaryDirectory(prefix="weitiao-check-") as name:
+        request, result, logits = (Path(name) / file for file in ("request.json", "result.json", "logits.safetensors"))
+        content = {
+            "prompts": [prompt.token_ids for prompt in prompts],
+            "messages": [prompt.messages for prompt in prompts],
+            "n_new": N_NEW,
+        }
+        request.write_text(json.dumps(content), encoding="utf-8")
+        # -P: the script's own folder must not be searched for modules.
+        command = [sys.executable, "-P", str(Path(__file__).with_name("reload.py")), *map(str, (folder, request, result, logits))]
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+        process = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        if process.returncode != 0:
+            reason = "\n".join(process.stderr.strip().splitlines()[-3:])
+            raise ExportError("plain transformers cannot read the exported folder", where=str(folder), hint=reason)
+        answered = json.loads(result.read_text(encoding="utf-8"))
+        return Answers(answered["tokens"], load_file(logits)["logits"], answered["template_ids"])
+
+
+def compare(expected: Answers, found: Answers, file_dtype: str, folder: Path, prompts: Sequence[CheckPrompt]) -> dict[str, object]:
+    """Compare an exported folder's answers with those of the model that was scored.
+
+    Args:
+        expected: of the run's model.
+        found: of the exported folder.
+        file_dtype: of the folder's files; decides the tolerance.
+        folder: for messages.
+        prompts: what was answered.
+
+    Returns:
+        ``n_prompts``, ``equal_answers`` (share, in [0, 1]), ``logit_difference`` (largest, relative), ``tolerance``, ``dtype``.
+
+    Raises:
+        ExportError: the chat template gives other tokens than the run's renderer, logits differ by more than the tolerance, or an
+            answer goes another way at a place that is no near tie.
+    """
+    tolerance = TOLERANCES[file_dtype]
+    worst, n_equal = 0.0, 0
+    for i, prompt in enumerate(prompts):
+        template_ids = found.template_ids[i]
+        if template_ids is not None and template_ids != prompt.token_ids:
+            raise ExportError("the exported chat template gives other tokens than training used", where=f"{folder}, {prompt.sample.origin}")
+        here, there = expected.tokens[i], found.tokens[i]
+        n_same = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(here, there, strict=False))))
+        n_equal += here == there
+        n_compared = min(n_same + 1, len(here), len(there))
+        for step in range(n_compared):
+            worst = max(worst, _difference(expected.logits[i, step], found.logits[i, step]))
+        tie = n_same < n_compared and _preference(expected.logits[i, n_same], here[n_same], there[n_same]) <= tolerance
+        if worst > tolerance or (n_same < n_compared and not tie):
+            raise ExportError(
+                f"the exported weights answer otherwise than the trained model: logits differ by {worst:.2g} of their size where "
+                f"{tolerance:g} is allowed, answers agree in {n_same} of {len(here)} tokens",
+                where=f"{folder}, {prompt.sample.origin}",
+                hint="export in float32, or use the adapter with its base",
+            )
+    share = n_equal / len(prompts) if prompts else 1.0
+    return {"n_prompts": len(prompts), "equal_answers": share, "logit_difference": worst, "tolerance": tolerance, "dtype": file_dtype}
+
+
+def _difference(expected_V: Tensor, found_V: Tensor) -> float:
+    return float((expected_V - found_V).norm() / (expected_V - expected_V.mean()).norm())
+
+
+def _preference(logits_V: Tensor, chosen: int, other: int) -> float:
+    """How far the chosen token's logit lies above another's, relative to how far it lies above the mean."""
+    return float((logits_V[chosen] - logits_V[other]) / (logits_V[chosen] - logits_V.mean()))

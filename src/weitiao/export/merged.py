@@ -1,0 +1,90 @@
+"""An ordinary Hugging Face folder: adapter merged into the base in float32, cast once, with everything that answering needs."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from weitiao.chat import chat_template, make_renderer
+from weitiao.errors import ExportError
+from weitiao.export.check import answer_here, answer_there, check_prompts, compare
+from weitiao.model import load_checkpoint, read_facts
+from weitiao.recipe.sections import Chat
+from weitiao.seams import LoadedModel, Sample
+
+DTYPES: dict[str, torch.dtype] = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+def write_merged(checkpoint: Path, folder: Path, dtype: str, samples: Sequence[Sample]) -> dict[str, object]:
+    """Write the merged weights and prove that they answer as the checkpoint does.
+
+    Args:
+        checkpoint: an adapter or whole weights, with ``weitiao.json``.
+        folder: made; must not exist.
+        dtype: of the files: a key of ``DTYPES``, or ``auto`` for that of the base's own files.
+        samples: held-out rows for the comparison; with none, only reading back is tested.
+
+    Returns:
+        What the comparison showed; see ``check.compare``.
+
+    Raises:
+        ExportError: there is no room on the disk, the folder cannot be read back, or it answers otherwise than the checkpoint.
+        ModelError: the checkpoint or its base cannot be read.
+    """
+    facts = read_facts(checkpoint)
+    tuned = load_checkpoint(checkpoint, device="cpu", dtype=torch.float32)
+    file_dtype = _file_dtype(tuned.path) if dtype == "auto" else dtype
+    _check_room(tuned.network, DTYPES[file_dtype], folder.parent)
+    section = Chat(**facts.chat)
+    prompts = check_prompts(make_renderer(tuned.processor, section), samples, facts.max_prompt_tokens)
+    expected = answer_here(tuned.network, prompts)
+    _save(tuned, section, DTYPES[file_dtype], folder)
+    del tuned
+    gc.collect()  # The process that reads the folder back needs the memory.
+    return compare(expected, answer_there(folder, prompts), file_dtype, folder, prompts)
+
+
+def _save(tuned: LoadedModel, section: Chat, dtype: torch.dtype, folder: Path) -> None:
+    from peft import PeftModel
+
+    network, tokenizer = tuned.network, tuned.processor
+    stop_ids, bos_id = network.generation_config.eos_token_id, network.config.bos_token_id
+    if isinstance(network, PeftModel):
+        try:
+            network = network.merge_and_unload(safe_merge=True)
+        except ValueError as error:
+            raise ExportError(f"the adapter cannot be merged: {error}", where=str(tuned.path)) from error
+    network.to(dtype)
+    # Greedy, as the run's figures were got; every stop token, so that no server runs on.
+    network.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        do_sample=False, eos_token_id=stop_ids, pad_token_id=tokenizer.pad_token_id, bos_token_id=bos_id
+    )
+    network.config.use_cache = True
+    network.save_pretrained(folder)
+    tokenizer.chat_template = chat_template(tokenizer, section.enable_thinking)
+    tokenizer.save_pretrained(folder)
+
+
+def _file_dtype(base: Path) -> str:
+    """What the base's own files are stored in, as its configuration says; float32 where it does not say."""
+    config: dict[str, Any] = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    named = config.get("dtype") or config.get("torch_dtype") or "float32"
+    return named if named in DTYPES else "float32"
+
+
+def _check_room(network: Any, dtype: torch.dtype, folder: Path) -> None:
+    needed = sum(parameter.numel() for parameter in network.parameters()) * dtype.itemsize
+    free = shutil.disk_usage(folder).free
+    if free < 1.1 * needed:
+        raise ExportError(
+            f"the merged weights take {needed / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB left",
+            where=str(folder),
+            hint="make room, or export `kind: adapter`",
+        )

@@ -1,0 +1,211 @@
+"""Exports of tiny trained checkpoints, read back by plain transformers and by PEFT."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from tests.tiny import build_tiny, sentences
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from weitiao.chat import chat_template, make_renderer
+from weitiao.errors import ExportError
+from weitiao.export import export_checkpoint
+from weitiao.export.check import CheckPrompt, answer_here, answer_there, check_prompts, compare
+from weitiao.model import CheckpointFacts, attach_tuning, load_base, load_checkpoint, save_checkpoint
+from weitiao.recipe.sections import AdapterExport, Chat, FullTuning, LoraTuning, MergedExport, Model
+from weitiao.seams import Sample, text_message
+
+SYSTEM = "将文本中的name、address提取出来，以json格式输出。"
+SAMPLES = [
+    Sample(str(i), f"rows.jsonl:{i}", (text_message("system", SYSTEM), text_message("user", text), text_message("assistant", "{}")))
+    for i, text in enumerate(sentences(10))
+]
+
+
+def make_run(folder: Path, family: Any, tuning: LoraTuning | FullTuning, *, enable_thinking: bool = False) -> Path:
+    """A run folder with a ``best/`` whose weights differ clearly from the base's."""
+    base_path = build_tiny(family, folder / "base")
+    (base_path / "README.md").write_text("---\nlanguage: zh\nlicense: apache-2.0\n---\n# base\n", encoding="utf-8")
+    (base_path / "LICENSE").write_text("the licence\n", encoding="utf-8")
+    base = load_base(Model(path=str(base_path), dtype="float32", device="cpu"))
+    tuned = attach_tuning(base, tuning)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in tuned.network.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    run = folder / "run"
+    run.mkdir()
+    facts = CheckpointFacts(
+        base="Org/tiny-base",
+        base_path=str(base_path),
+        revision=None,
+        tuning=tuning.model_dump(),
+        chat={"enable_thinking": enable_thinking},
+        task={"kind": "extraction", "fields": ["name", "address"]},
+        system=SYSTEM,
+        max_tokens=512,
+        max_prompt_tokens=400,
+        keep="head",
+        dtype="float32",
+    )
+    save_checkpoint(tuned, chat_template(base.processor, enable_thinking), facts, run / "best")
+    scores = {"n": 40, "metrics": {"field_f1": 0.9876}, "intervals": {"field_f1": [0.95, 0.995]}, "length_limited": 0.0, "seconds": 1.0}
+    before = {**scores, "metrics": {"field_f1": 0.1234}}
+    content = {"baseline": before, "tuned": scores, "gain": {"field_f1": [0.86, 0.8, 0.9]}}
+    (run / "scores.json").write_text(json.dumps(content), encoding="utf-8")
+    report = {"n_read": 210, "n_kept": 200, "split": {"train": 140, "valid": 20, "test": 40}, "fingerprint": "ab" * 32}
+    (run / "data.json").write_text(json.dumps(report), encoding="utf-8")
+    (run / "recipe.yaml").write_text("task: {kind: extraction}\n", encoding="utf-8")
+    return run
+
+
+@pytest.fixture(scope="module")
+def lora_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("lora"), "qwen3", LoraTuning(r=4))
+
+
+@pytest.fixture(scope="module")
+def exported(lora_run: Path) -> Any:
+    return export_checkpoint(lora_run / "best", [AdapterExport(), MergedExport(dtype="float32")], lora_run, SAMPLES)
+
+
+@torch.no_grad()
+def logits_of(network: Any, token_ids: list[int]) -> torch.Tensor:
+    return network(torch.tensor([token_ids])).logits[0, -1]
+
+
+def test_the_merged_folder_answers_as_the_adapter_does(lora_run: Path, exported: Any) -> None:
+    merged = exported[1]
+    assert (merged.kind, merged.path) == ("merged", lora_run / "merged")
+    assert merged.check["n_prompts"] == 8
+    assert merged.check["equal_answers"] == 1.0
+    assert merged.check["logit_difference"] < 1e-4
+    assert merged.size_bytes > (merged.path / "model.safetensors").stat().st_size > 0
+    tuned = load_checkpoint(lora_run / "best", dtype=torch.float32)
+    network = AutoModelForCausalLM.from_pretrained(merged.path)
+    base = AutoModelForCausalLM.from_pretrained(tuned.path)
+    token_ids = make_renderer(tuned.processor, Chat()).prompt(SAMPLES[0].prompt).input_ids
+    torch.testing.assert_close(logits_of(network, token_ids), logits_of(tuned.network, token_ids), atol=1e-4, rtol=1e-4)
+    assert (logits_of(network, token_ids) - logits_of(base, token_ids)).abs().max() > 0.5
+
+
+def test_the_merged_folder_is_complete(exported: Any) -> None:
+    folder = exported[1].path
+    names = {file.name for file in folder.iterdir()}
+    assert names >= {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "chat_template.jinja",
+        "README.md",
+        "LICENSE",
+    }
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    settings = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+    assert settings["eos_token_id"] == tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    assert settings["pad_token_id"] == tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    assert not settings.get("do_sample", False)
+    assert not list(folder.parent.glob("*.partial"))
+
+
+def test_the_exported_template_thinks_as_training_did_without_being_told(exported: Any, tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "hi"}]
+    off = AutoTokenizer.from_pretrained(exported[1].path)
+    assert off.apply_chat_template(turns, add_generation_prompt=True, tokenize=False).endswith("assistant\n<think>\n\n</think>\n\n")
+    run = make_run(tmp_path, "qwen3", LoraTuning(r=4), enable_thinking=True)
+    (artifact,) = export_checkpoint(run / "best", [MergedExport()], run, SAMPLES[:2])
+    on = AutoTokenizer.from_pretrained(artifact.path)
+    assert on.apply_chat_template(turns, add_generation_prompt=True, tokenize=False).endswith("<|im_start|>assistant\n")
+
+
+def test_the_card_says_where_the_model_comes_from_and_what_it_can(exported: Any) -> None:
+    card = (exported[1].path / "README.md").read_text(encoding="utf-8")
+    for line in (
+        "license: apache-2.0",
+        "base_model: Org/tiny-base",
+        "- Fields: name, address",
+        "- Thinking mode: off; the chat template here does the same by default",
+        f"- System message: {SYSTEM}",
+        "| field_f1 | 0.1234 | 0.9876 | 0.9500 to 0.9950 |",
+        "200 of 210 rows (140 train, 20 valid, 40 test). Fingerprint (SHA-256): `" + "ab" * 32 + "`",
+        "task: {kind: extraction}",
+    ):
+        assert line in card.splitlines()
+    assert "gave the trained model's greedy answers to 100% of 8 held-out prompts" in card
+
+
+def test_the_adapter_folder_is_read_by_plain_peft(lora_run: Path, exported: Any) -> None:
+    folder = exported[0].path
+    assert folder == lora_run / "adapter"
+    tuned = load_checkpoint(lora_run / "best", dtype=torch.float32)
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tuned.path), folder).eval()
+    token_ids = AutoTokenizer.from_pretrained(folder)("王芳")["input_ids"]
+    torch.testing.assert_close(logits_of(plain, token_ids), logits_of(tuned.network, token_ids))
+    assert "library_name: peft" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_sixteen_bit_files_are_cast_once_and_pass_within_their_tolerance(lora_run: Path) -> None:
+    (artifact,) = export_checkpoint(lora_run / "best", [MergedExport(dtype="bfloat16")], lora_run, SAMPLES)
+    assert json.loads((artifact.path / "config.json").read_text(encoding="utf-8"))["dtype"] == "bfloat16"
+    assert 1e-4 < artifact.check["logit_difference"] < artifact.check["tolerance"]
+    exact = load_checkpoint(lora_run / "best", dtype=torch.float32).network.merge_and_unload().state_dict()
+    stored = AutoModelForCausalLM.from_pretrained(artifact.path).state_dict()
+    assert all(torch.equal(stored[name], weight.to(torch.bfloat16)) for name, weight in exact.items())
+
+
+def test_whole_weights_are_exported_without_an_adapter(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "qwen2", FullTuning())
+    (artifact,) = export_checkpoint(run / "best", [MergedExport()], run, SAMPLES)
+    tuned = load_checkpoint(run / "best", dtype=torch.float32)
+    network = AutoModelForCausalLM.from_pretrained(artifact.path)
+    assert network.dtype == torch.float32
+    assert torch.equal(logits_of(network, [5, 6, 7]), logits_of(tuned.network, [5, 6, 7]))
+    with pytest.raises(ExportError, match="every weight was trained, so there is no adapter"):
+        export_checkpoint(run / "best", [AdapterExport()], run, SAMPLES)
+    assert not (run / "adapter").exists()
+
+
+def check_with(lora_run: Path) -> tuple[Any, list[CheckPrompt]]:
+    tuned = load_checkpoint(lora_run / "best", dtype=torch.float32)
+    return tuned.network, check_prompts(make_renderer(tuned.processor, Chat()), SAMPLES, 400)
+
+
+def test_weights_that_answer_otherwise_are_refused(lora_run: Path, exported: Any) -> None:
+    network, prompts = check_with(lora_run)
+    damaged = AutoModelForCausalLM.from_pretrained(exported[1].path)
+    with torch.no_grad():
+        damaged.model.layers[1].mlp.down_proj.weight.mul_(1.05)
+    with pytest.raises(ExportError, match="answer otherwise than the trained model"):
+        compare(answer_here(network, prompts), answer_here(damaged, prompts), "float32", exported[1].path, prompts)
+
+
+def test_a_template_that_gives_other_tokens_is_refused(lora_run: Path, exported: Any, tmp_path: Path) -> None:
+    network, prompts = check_with(lora_run)
+    folder = Path(shutil.copytree(exported[1].path, tmp_path / "damaged"))
+    file = folder / "chat_template.jinja"
+    file.write_text(file.read_text(encoding="utf-8").replace("not thinking", "thinking"), encoding="utf-8")
+    with pytest.raises(ExportError, match="the exported chat template gives other tokens than training used"):
+        compare(answer_here(network, prompts), answer_there(folder, prompts), "float32", folder, prompts)
+
+
+def test_a_folder_that_transformers_cannot_read_is_refused(exported: Any, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(exported[1].path, tmp_path / "damaged"))
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ExportError, match="plain transformers cannot read the exported folder"):
+        answer_there(folder, [])
+
+
+def test_a_failed_export_leaves_the_adapter_and_nothing_half_made(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "qwen2", LoraTuning(r=4))
+    best = run / "best"
+    template = best.parent.parent / "base" / "chat_template.jinja"
+    template.write_text(template.read_text(encoding="utf-8") + "{{ raise_exception('no') }}", encoding="utf-8")
+    with pytest.raises(Exception, match="no"):
+        export_checkpoint(best, [MergedExport()], run, SAMPLES)
+    assert sorted(file.name for file in run.iterdir()) == ["best", "data.json", "recipe.yaml", "scores.json"]
