@@ -386,6 +386,10 @@ class Renderer(Protocol):
         """Text of an answer, without its stop token."""
         ...
 
+    def text(self, token_ids: Sequence[int]) -> str:
+        """All tokens as text, control tokens included."""
+        ...
+
 
 class Engine(Protocol):
     """Prompts in, answers out, in the order of the prompts."""

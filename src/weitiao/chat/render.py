@@ -148,7 +148,18 @@ class QwenRenderer:
         """
         stops = set(self.stop_token_ids)
         end = next((i for i, token in enumerate(token_ids) if token in stops), len(token_ids))
-        return str(self.tokenizer.decode(list(token_ids[:end]), skip_special_tokens=False))
+        return self.text(token_ids[:end])
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """All tokens as text, control tokens included.
+
+        Args:
+            token_ids: any tokens.
+
+        Returns:
+            What they stand for.
+        """
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=False))
 
     # ---- pieces -------------------------------------------------------------------------------------------------------
 
@@ -201,7 +212,9 @@ class QwenRenderer:
             if not part:
                 continue
             literal = i % 2 == 1
-            ids += self.tokenizer.encode(part.replace(_JOIN, "") if literal else part, add_special_tokens=False, split_special_tokens=literal)
+            ids += self.tokenizer.encode(
+                part.replace(_JOIN, "") if literal else part, add_special_tokens=False, split_special_tokens=literal
+            )
         return ids
 
     def _tokens(self, pieces: Sequence[_Piece], n_shortened: int) -> Rendered:

@@ -5,8 +5,8 @@ saved. ``weights.py`` finds the folder behind a name; a new source of weights go
 ``facts.py``. Knows nothing of rows, templates or tasks.
 """
 
-from weitiao.model.checkpoint import CheckpointFacts, load_checkpoint, read_facts, save_checkpoint
-from weitiao.model.load import load_base, load_network
+from weitiao.model.checkpoint import CheckpointFacts, load_checkpoint, read_facts, restore_weights, save_checkpoint, weights_hash
+from weitiao.model.load import load_base, load_network, load_processor
 from weitiao.model.tuning import attach_tuning, count_parameters
 from weitiao.model.weights import list_models, resolve_weights
 
@@ -18,7 +18,10 @@ __all__ = [
     "load_base",
     "load_checkpoint",
     "load_network",
+    "load_processor",
     "read_facts",
     "resolve_weights",
+    "restore_weights",
     "save_checkpoint",
+    "weights_hash",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -83,7 +84,9 @@ def read_facts(folder: Path) -> CheckpointFacts:
     try:
         return CheckpointFacts(**json.loads((folder / FACTS_FILE).read_text(encoding="utf-8")))
     except FileNotFoundError as error:
-        raise ModelError("there is no trained checkpoint here", where=str(folder), hint="finish the run first: `weitiao run … --resume`") from error
+        raise ModelError(
+            "there is no trained checkpoint here", where=str(folder), hint="finish the run first: `weitiao run … --resume`"
+        ) from error
     except (json.JSONDecodeError, TypeError) as error:
         raise ModelError(f"{FACTS_FILE} is damaged: {error}", where=str(folder)) from error
 
@@ -100,6 +103,46 @@ def base_folder(checkpoint: Path) -> Path:
     facts = read_facts(checkpoint)
     lay = Path(facts.base_path)
     return lay if (lay / "config.json").exists() else resolve_weights(facts.base, facts.revision)
+
+
+def restore_weights(model: LoadedModel, folder: Path) -> LoadedModel:
+    """Put a checkpoint's weights into the network that wrote it, without a second copy of the base in memory.
+
+    Args:
+        model: as it was when ``save_checkpoint`` wrote the folder, but for the values of its trained weights.
+        folder: the checkpoint.
+
+    Returns:
+        The same model in eval mode.
+    """
+    from safetensors.torch import load_file
+
+    network = model.network
+    if hasattr(network, "peft_config"):
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(network, load_file(folder / "adapter_model.safetensors"))
+    else:
+        for file in sorted(folder.glob("*.safetensors")):
+            network.load_state_dict(load_file(file), strict=False)
+    network.eval()
+    return model
+
+
+def weights_hash(folder: Path) -> str:
+    """SHA-256 over a folder's safetensors files, in the order of their names.
+
+    Args:
+        folder: an ordinary Hugging Face folder.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def load_checkpoint(folder: Path, *, device: str = "auto", dtype: torch.dtype | None = None, adapter: bool = True) -> LoadedModel:

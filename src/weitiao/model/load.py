@@ -41,6 +41,21 @@ def load_base(section: Model) -> LoadedModel:
     return LoadedModel(network, processor, folder, section.path, dtype)
 
 
+def load_processor(section: Model) -> Any:
+    """Load only the tokenizer of the model that a run starts from.
+
+    Args:
+        section: the recipe's ``model``.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        ModelError: the folder cannot be found or has no tokenizer that can be read.
+    """
+    return _load_tokenizer(resolve_weights(section.path, section.revision), trust_remote_code=section.trust_remote_code)
+
+
 def load_network(folder: Path, dtype: torch.dtype, device: torch.device, *, trust_remote_code: bool = False) -> tuple[Any, Any]:
     """Load a folder with the library's own loaders.
 
@@ -56,23 +71,36 @@ def load_network(folder: Path, dtype: torch.dtype, device: torch.device, *, trus
     Raises:
         ModelError: the folder is not that of a text model that can be read.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging as library_logging
 
     library_logging.disable_progress_bar()
     if "vision_config" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
         raise ModelError("this is a vision model", where=str(folder), hint="this version trains text models; start from a text checkpoint")
+    tokenizer = _load_tokenizer(folder, trust_remote_code=trust_remote_code)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         network = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, attn_implementation="sdpa", trust_remote_code=trust_remote_code, use_safetensors=True
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"the weights cannot be loaded: {reason}", where=str(folder)) from error
+        raise ModelError(f"the weights cannot be loaded: {_first_line(error)}", where=str(folder)) from error
     network.generation_config.eos_token_id = stop_token_ids(network, tokenizer)
     network.generation_config.pad_token_id = tokenizer.pad_token_id
     return network.to(device).eval(), tokenizer
+
+
+def _load_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"the tokenizer cannot be loaded: {_first_line(error)}", where=str(folder)) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _merged_adapter(folder: Path, dtype: torch.dtype, device: torch.device, *, trust_remote_code: bool) -> tuple[Any, Any]:

@@ -196,8 +196,6 @@ class Evaluate(Section):
     """Resamples for the 95 % intervals."""
     constrained: bool = True
     """Let decoding produce only what the task allows (labels, the JSON schema)."""
-    baseline: bool = True
-    """Score the base model on the same rows first."""
 
 
 class SwanlabTrack(Section):

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 
-def training_arguments(section: Train, folder: Path, n_steps_per_epoch: int, device: torch.device, dtype: torch.dtype, seed: int) -> TrainingArguments:
+def training_arguments(
+    section: Train, folder: Path, n_steps_per_epoch: int, device: torch.device, dtype: torch.dtype, seed: int
+) -> TrainingArguments:
     """Translate the recipe for transformers.
 
     Args:
@@ -42,8 +44,8 @@ def training_arguments(section: Train, folder: Path, n_steps_per_epoch: int, dev
         max_grad_norm=section.max_grad_norm,
         per_device_train_batch_size=1,
         gradient_accumulation_steps=1,
-        gradient_checkpointing=section.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if section.gradient_checkpointing else None,
+        activation_checkpointing=section.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False} if section.gradient_checkpointing else None,
         bf16=dtype == torch.bfloat16,
         fp16=dtype == torch.float16,
         use_cpu=device.type == "cpu",

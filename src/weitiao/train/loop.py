@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,8 @@ class TrainHooks:
     lower_is_better: bool
     save: Callable[[Any, Path], None]
     """Writes the network's weights as a folder that answers can be got from."""
-    load: Callable[[Path], LoadedModel]
-    """Brings such a folder back."""
+    restore: Callable[[Path], LoadedModel]
+    """Puts such a folder's weights back into the network."""
     log: Callable[[Mapping[str, float]], None]
     """Takes the numbers of a step."""
 
@@ -67,7 +67,8 @@ def run_training(
         The best checkpoint, loaded, with what training took.
 
     Raises:
-        TrainingError: the loss is not finite, or training was interrupted (a checkpoint is left).
+        TrainingError: the loss is not finite.
+        KeyboardInterrupt: the user asked to stop; a checkpoint is left.
     """
     device = model.network.device
     arguments = training_arguments(section, folder, len(steps), device, model.dtype, seed)
@@ -81,11 +82,11 @@ def run_training(
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
         seconds = time.monotonic() - started
     if flag.is_set:
-        raise TrainingError(f"interrupted after step {trainer.state.global_step}; a checkpoint was saved", hint="go on with --resume")
+        raise KeyboardInterrupt(f"after step {trainer.state.global_step}; a checkpoint was saved")
     if trainer.state.best_global_step is None:
         hooks.save(model.network, best)
     return TrainResult(
-        model=hooks.load(best),
+        model=hooks.restore(best),
         checkpoint=best,
         best_step=trainer.state.best_global_step or trainer.state.global_step,
         best_metric=trainer.state.best_metric,
@@ -207,10 +208,13 @@ class _SegmentTrainer(Trainer):
     def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:  # noqa: ARG002
         """Score validation rows, and keep the network where it is the best so far."""
         metrics = dict(self.hooks.evaluate(self.state.global_step))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         value = metrics.get(self.hooks.metric)
         if value is None:
             return metrics
-        better = self.state.best_metric is None or (value < self.state.best_metric if self.hooks.lower_is_better else value > self.state.best_metric)
+        better = self.state.best_metric is None or (
+            value < self.state.best_metric if self.hooks.lower_is_better else value > self.state.best_metric
+        )
         self.state.log_history.append({"step": self.state.global_step, "evaluation": value})
         if better:
             self.state.best_metric, self.state.best_global_step = value, self.state.global_step

@@ -114,7 +114,9 @@ def segment_attention(
     prefix_key = prefix_value = None
     if segments.prefix_length:
         prefix_query, prefix_key, prefix_value = parts.pop(0)
-        outputs.append(scaled_dot_product_attention(prefix_query, prefix_key, prefix_value, is_causal=True, scale=scaling, dropout_p=dropout))
+        outputs.append(
+            scaled_dot_product_attention(prefix_query, prefix_key, prefix_value, is_causal=True, scale=scaling, dropout_p=dropout)
+        )
     for (q, k, v), mask in zip(parts, segments.masks, strict=True):
         if prefix_key is not None and prefix_value is not None:
             k, v = torch.cat([prefix_key, k], 2), torch.cat([prefix_value, v], 2)  # noqa: PLW2901

@@ -1,0 +1,362 @@
+"""The order of things: ``run_recipe`` is the whole path on one screen, the rest are single stages and what a finished run is used for."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from weitiao import chat, data, encode, evaluate, export, infer, model, report, runs, tasks, track, train
+from weitiao.errors import CommandError, RecipeError
+from weitiao.predict import PredictSummary, predict_file
+from weitiao.recipe import Recipe
+from weitiao.recipe.sections import Chat
+from weitiao.seams import (
+    Artifact,
+    DataReport,
+    EncodedSet,
+    Engine,
+    LoadedModel,
+    Record,
+    Renderer,
+    RunSummary,
+    Sample,
+    SampleSet,
+    Sampling,
+    Scores,
+    Task,
+    Tracker,
+    TrainResult,
+)
+
+
+def run_recipe(recipe: Recipe, path: Path, mode: runs.Mode = "new") -> RunSummary:
+    """Train on a person's data and show on held-out rows what came of it.
+
+    Args:
+        recipe: everything the run needs.
+        path: the run folder.
+        mode: ``new``, ``resume`` or ``replace``.
+
+    Returns:
+        The comparison of base and tuned model, the artifacts, and where the report lies.
+
+    Raises:
+        WeitiaoError: the recipe, the data or the weights are wrong, or training could not go on; a sentence says which.
+    """
+    run = runs.open_run(path, mode)
+    with run.recording(recipe), track.open_tracker(recipe.track, run.path, run.path.name) as tracker:
+        tracker.settings(recipe.model_dump(mode="json"))
+        task = tasks.make_task(recipe.task, recipe.data.system)
+        samples = data.load_samples(recipe.data, task, recipe.run.seed)  # read, recognise, audit, split
+        base = model.load_base(recipe.model)
+        renderer = chat.make_renderer(base.processor, recipe.chat, recipe.encode.keep)  # the only place where roles become tokens
+        encoded = encode.encode_samples(samples, renderer, recipe.encode, allow_dropped=recipe.data.allow_dropped)
+        _record_inputs(run, samples, encoded, base, recipe)
+        before = _measure(run, "baseline", base, renderer, encoded.max_prompt_tokens, task, samples, recipe)
+        tunable = model.attach_tuning(base, recipe.model.tuning, recipe.run.seed)  # from here on `base` is changed in place
+        trained = train.run_training(
+            tunable,
+            _plan(encoded, recipe),
+            recipe.train,
+            _hooks(run, tunable, renderer, encoded.max_prompt_tokens, task, samples.valid, before, recipe, tracker),
+            folder=run.folder("checkpoints"),
+            best=run.path / "best",
+            seed=recipe.run.seed,
+            resume=mode == "resume",
+        )
+        _record_training(run, trained, recipe, task)
+        after = _measure(run, "tuned", trained.model, renderer, encoded.max_prompt_tokens, task, samples, recipe)
+        comparison = evaluate.compare(before, after, task, recipe.evaluate.n_bootstrap, recipe.run.seed)
+        run.save("scores", evaluate.comparison_json(comparison))
+        tracker.table("predictions", *_before_and_after(run))
+        artifacts = export.export_checkpoint(trained.checkpoint, recipe.export, run.path, samples.test)
+    return RunSummary(run.path, comparison, report.write_report(run.path), artifacts)  # the report reads the run folder and nothing else
+
+
+# ---- before a run -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LookRow:
+    """A row as the model sees it."""
+
+    origin: str
+    pieces: tuple[tuple[str, bool], ...]
+    """Text and whether it is trained, in order."""
+    ids: tuple[int, ...]
+    n_tokens: int
+    n_trained: int
+    n_shortened: int
+
+
+def check_recipe(recipe: Recipe) -> DataReport:
+    """Read and audit a recipe's data; nothing is trained or written.
+
+    Args:
+        recipe: to be checked.
+
+    Returns:
+        What was read, kept, rejected and found.
+    """
+    return data.load_samples(recipe.data, tasks.make_task(recipe.task, recipe.data.system), recipe.run.seed).report
+
+
+def look_at(recipe: Recipe, n: int) -> list[LookRow]:
+    """Show training rows as tokens.
+
+    Args:
+        recipe: whose data and template are looked at.
+        n: rows, >= 1.
+
+    Returns:
+        The first rows of the training part.
+    """
+    task = tasks.make_task(recipe.task, recipe.data.system)
+    samples = data.load_samples(recipe.data, task, recipe.run.seed)
+    renderer = chat.make_renderer(model.load_processor(recipe.model), recipe.chat, recipe.encode.keep)
+    limit = encode.encode_samples(samples, renderer, recipe.encode, allow_dropped=1.0).max_prompt_tokens
+    return [_look_row(sample, renderer, limit) for sample in samples.train[:n]]
+
+
+def _look_row(sample: Sample, renderer: Renderer, limit: int) -> LookRow:
+    row = renderer.conversation(sample.messages, limit)
+    marked = zip(row.input_ids, row.trained, strict=True)
+    runs_of_tokens = [(trained, [token for token, _ in run]) for trained, run in groupby(marked, key=lambda pair: pair[1])]
+    pieces = tuple((renderer.text(ids), trained) for trained, ids in runs_of_tokens)
+    return LookRow(sample.origin, pieces, tuple(row.input_ids), len(row.input_ids), sum(row.trained), row.n_shortened)
+
+
+# ---- stages -----------------------------------------------------------------------------------------------------------
+
+
+def _measure(
+    run: runs.Run, name: str, answering: LoadedModel, renderer: Renderer, limit: int, task: Task, samples: SampleSet, recipe: Recipe
+) -> Scores:
+    """Score a model on the test rows, its label probabilities calibrated on validation rows."""
+    engine = infer.make_engine(answering, renderer, recipe.evaluate.batch_size, limit)
+    measuring = partial(evaluate.measure, engine, task, samples.test, run.folder(name), recipe.evaluate, title=f"answering ({name})")
+    calibration = evaluate.calibrate(
+        engine, task, samples.valid, run.folder(name), recipe.evaluate, title=f"calibrating ({name})", seed=recipe.run.seed
+    )
+    identity = name if name == "baseline" else f"step {run.read('run')['training']['best_step']}"
+    return measuring(seed=recipe.run.seed, calibration=calibration, identity=identity)
+
+
+def _plan(encoded: EncodedSet, recipe: Recipe) -> encode.StepPlan:
+    return encode.plan_steps(
+        encoded.rows,
+        batch_tokens=recipe.train.batch_tokens,
+        batch_rows=recipe.train.batch_rows,
+        micro_batch_tokens=recipe.train.micro_batch_tokens,
+        packing=recipe.encode.packing,
+        share_prefix="shared_prefix" in train.fast_paths(recipe.train),
+        seed=recipe.run.seed,
+    )
+
+
+def _hooks(
+    run: runs.Run,
+    tunable: LoadedModel,
+    renderer: Renderer,
+    limit: int,
+    task: Task,
+    valid: Sequence[Sample],
+    before: Scores,
+    recipe: Recipe,
+    tracker: Tracker,
+) -> train.TrainHooks:
+    metric = _selecting_metric(recipe, task, before)
+    chosen = random.Random(recipe.run.seed).sample(range(len(valid)), min(len(valid), recipe.evaluate.n_valid))
+    rows = [valid[i] for i in sorted(chosen)]
+    engine = infer.make_engine(tunable, renderer, recipe.evaluate.batch_size, limit)
+    facts = _checkpoint_facts(tunable, limit, recipe)
+
+    def score(step: int) -> Mapping[str, float]:
+        if not rows:
+            return {}
+        scores = evaluate.measure(engine, task, rows, None, recipe.evaluate, title=f"validating (step {step})", seed=recipe.run.seed)
+        run.append("evaluations", {"step": step, "seconds": scores.seconds, "metrics": scores.metrics})
+        tracker.log(step, {f"valid/{name}": value for name, value in scores.metrics.items()})
+        return scores.metrics
+
+    def log(values: Mapping[str, float]) -> None:
+        run.append("events", values)
+        tracker.log(int(values["step"]), {name: values[name] for name in ("loss", "learning_rate", "grad_norm") if name in values})
+
+    template = chat.chat_template(tunable.processor, recipe.chat.enable_thinking)
+    return train.TrainHooks(
+        evaluate=score,
+        metric=metric,
+        lower_is_better=metric in task.lower_is_better,
+        save=lambda _network, folder: model.save_checkpoint(tunable, template, facts, folder),
+        restore=lambda folder: model.restore_weights(tunable, folder),
+        log=log,
+    )
+
+
+def _selecting_metric(recipe: Recipe, task: Task, before: Scores) -> str:
+    metric = recipe.evaluate.select_by or task.default_metric
+    if before.metrics and metric not in before.metrics:
+        known = ", ".join(before.metrics)
+        raise RecipeError(f"the task has no metric `{metric}`", where="evaluate.select_by", hint=f"choose one of {known}")
+    return metric
+
+
+def _checkpoint_facts(base: LoadedModel, limit: int, recipe: Recipe) -> model.CheckpointFacts:
+    return model.CheckpointFacts(
+        base=recipe.model.path,
+        base_path=str(base.path),
+        revision=recipe.model.revision,
+        tuning=recipe.model.tuning.model_dump(mode="json"),
+        chat=recipe.chat.model_dump(mode="json"),
+        task=recipe.task.model_dump(mode="json"),
+        system=recipe.data.system,
+        max_tokens=recipe.encode.max_tokens,
+        max_prompt_tokens=limit,
+        keep=recipe.encode.keep,
+        dtype=str(base.dtype).removeprefix("torch."),
+    )
+
+
+def _record_inputs(run: runs.Run, samples: SampleSet, encoded: EncodedSet, base: LoadedModel, recipe: Recipe) -> None:
+    run.save("data", {**asdict(samples.report), "tokens": encode.token_report(encoded, recipe.encode.max_tokens)})
+    hashes = {"data": samples.report.fingerprint, "weights": model.weights_hash(base.path)}
+    run.update(device=str(base.network.device), dtype=str(base.dtype).removeprefix("torch."), hashes=hashes)
+
+
+def _record_training(run: runs.Run, trained: TrainResult, recipe: Recipe, task: Task) -> None:
+    n_total, n_trainable = model.count_parameters(trained.model.network)
+    facts = {
+        name: getattr(trained, name)
+        for name in ("n_steps", "best_step", "best_metric", "seconds", "tokens_per_second", "peak_memory_bytes")
+    }
+    selected = {"select_by": recipe.evaluate.select_by or task.default_metric}
+    run.update(n_parameters=n_total, n_trainable=n_trainable, training=facts | selected)
+
+
+def _before_and_after(run: runs.Run) -> tuple[list[str], list[list[Any]]]:
+    before, after = (_rows(run.path / name / "answers.jsonl") for name in ("baseline", "tuned"))
+    columns = ["id", "prompt", "reference", "baseline", "tuned"]
+    return columns, [[a["id"], a["prompt"], str(a["reference"]), b["answer"], a["answer"]] for b, a in zip(before, after, strict=True)]
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+# ---- a finished run ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ChatSession:
+    """A conversation with a tuned model."""
+
+    engine: Engine
+    task: Task
+    system: str | None
+    max_new_tokens: int
+
+    def ask(self, text: str) -> str:
+        """Answer one text by itself, in the task's own prompt.
+
+        Args:
+            text: what the user typed.
+
+        Returns:
+            The answer.
+        """
+        sample = self.task.make_sample(Record("typed", "typed", text))
+        return dict(self.engine.generate([sample], Sampling(self.max_new_tokens)))[0].text
+
+
+def chat_run(path: Path) -> ChatSession:
+    """Load a run to talk to it.
+
+    Args:
+        path: a run folder.
+
+    Returns:
+        A session.
+    """
+    run = runs.read_run(path)
+    engine, task, recipe = _tuned_engine(run)
+    return ChatSession(engine, task, recipe.data.system, recipe.evaluate.max_new_tokens)
+
+
+def evaluate_run(path: Path, other: Path | None = None, baseline: bool = False) -> Scores:
+    """Score a run's model on its test rows or on another file.
+
+    Args:
+        path: a run folder.
+        other: a file of the same shape; None for the run's own test rows.
+        baseline: score the model that the run started from instead.
+
+    Returns:
+        The scores; nothing is written.
+    """
+    run = runs.read_run(path)
+    engine, task, recipe = _tuned_engine(run, tuned=not baseline)
+    rows = (
+        data.load_file(other, recipe.data, task, recipe.run.seed) if other else data.load_samples(recipe.data, task, recipe.run.seed).test
+    )
+    if not rows:
+        raise CommandError("there are no rows to score", where=str(path), hint="name a file: --data rows.jsonl")
+    return evaluate.measure(engine, task, rows, None, recipe.evaluate, title="answering", seed=recipe.run.seed)
+
+
+def predict_run(path: Path, source: Path, output: Path) -> PredictSummary:
+    """Answer the rows of a file, going on where an earlier call stopped.
+
+    Args:
+        path: a run folder.
+        source: rows of the shape that the run was trained on; answers are not needed.
+        output: a .jsonl file; rows that it holds already are not answered again.
+
+    Returns:
+        How many rows were answered, were there already, and were rejected.
+    """
+    run = runs.read_run(path)
+    engine, task, recipe = _tuned_engine(run)
+    return predict_file(engine, task, recipe, source, output)
+
+
+def export_run(path: Path) -> tuple[Artifact, ...]:
+    """Export a run's best checkpoint again, as its recipe says.
+
+    Args:
+        path: a run folder.
+
+    Returns:
+        What was written.
+    """
+    run = runs.read_run(path)
+    recipe = run.recipe()
+    task = tasks.make_task(recipe.task, recipe.data.system)
+    return export.export_checkpoint(run.path / "best", recipe.export, run.path, data.load_samples(recipe.data, task, recipe.run.seed).test)
+
+
+def report_run(path: Path) -> Path:
+    """Write a run's report again.
+
+    Args:
+        path: a run folder.
+
+    Returns:
+        The page.
+    """
+    return report.write_report(runs.read_run(path).path)
+
+
+def _tuned_engine(run: runs.Run, *, tuned: bool = True) -> tuple[Engine, Task, Recipe]:
+    recipe = run.recipe()
+    facts = model.read_facts(run.path / "best")
+    loaded = model.load_checkpoint(run.path / "best", device=recipe.model.device, adapter=tuned)
+    renderer = chat.make_renderer(loaded.processor, Chat(**facts.chat), recipe.encode.keep)
+    engine = infer.make_engine(loaded, renderer, recipe.evaluate.batch_size, facts.max_prompt_tokens)
+    return engine, tasks.make_task(recipe.task, recipe.data.system), recipe

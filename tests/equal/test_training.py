@@ -1,0 +1,187 @@
+"""Training on a tiny model: the loss falls, the best checkpoint is kept, and a killed run goes on to the last bit."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from weitiao.encode import plan_steps
+from weitiao.errors import TrainingError
+from weitiao.model import restore_weights
+from weitiao.model.load import load_network
+from weitiao.model.tuning import attach_tuning
+from weitiao.recipe.sections import FullTuning, LoraTuning, Train
+from weitiao.seams import IGNORED, EncodedRow, LoadedModel, TrainResult
+from weitiao.train import TrainHooks, run_training
+
+
+SEED = 3
+
+
+def rows(n: int = 24) -> list[EncodedRow]:
+    """A task that can be learnt: the answer repeats the three tokens before it."""
+    dice = random.Random(0)
+    made = []
+    for _ in range(n):
+        word = [dice.randrange(20, 40) for _ in range(3)]
+        ids = [5, 9, 17, 33, 65, 129, 257, 300, 11, 23, *word, 7, *word]
+        made.append(EncodedRow(ids, [IGNORED] * 14 + word, (len(ids),)))
+    return made
+
+
+class Notes:
+    """What the hooks were told."""
+
+    def __init__(self, scores: list[float] | None = None) -> None:
+        self.logged: list[Mapping[str, float]] = []
+        self.scores = scores or []
+        self.saved: list[Path] = []
+        self.network: Any = None
+
+
+def train_tiny(
+    folder: Path, place: Path, section: Train, *, tuning: Any = None, notes: Notes | None = None, resume: bool = False, log: Any = None
+) -> TrainResult:
+    base, processor = load_network(folder, torch.float32, torch.device("cpu"))
+    model = attach_tuning(LoadedModel(base, processor, folder, "tiny", torch.float32), tuning or LoraTuning(r=4), seed=1)
+    noted = notes or Notes()
+    noted.network = model.network
+
+    def evaluate(_step: int) -> dict[str, float]:
+        return {"score": noted.scores.pop(0)} if noted.scores else {}
+
+    def save(network: Any, path: Path) -> None:
+        noted.saved.append(path)
+        network.save_pretrained(path)
+
+    hooks = TrainHooks(evaluate, "score", False, save, lambda path: restore_weights(model, path), log or noted.logged.append)
+    steps = plan_steps(rows(), batch_tokens=8192, batch_rows=8, micro_batch_tokens=60, packing=True, share_prefix=True, seed=SEED)
+    return run_training(model, steps, section, hooks, folder=place / "checkpoints", best=place / "best", seed=SEED, resume=resume)
+
+
+@pytest.mark.parametrize("tuning", [LoraTuning(r=8), FullTuning()], ids=["lora", "full"])
+def test_the_loss_falls(tiny_qwen3: Path, tmp_path: Path, tuning: Any) -> None:
+    notes = Notes()
+    result = train_tiny(tiny_qwen3, tmp_path, Train(num_train_epochs=12, learning_rate=2e-2, batch_rows=8), tuning=tuning, notes=notes)
+    assert result.n_steps == 36
+    losses = [entry["loss"] for entry in notes.logged]
+    assert len(losses) == 36
+    assert sum(losses[-3:]) / 3 < 0.6 * sum(losses[:3]) / 3
+    assert notes.logged[0]["supervised_tokens"] == 24
+    assert notes.logged[0]["grad_norm"] > 0
+    assert result.checkpoint == tmp_path / "best"
+
+
+def test_the_best_checkpoint_is_the_one_with_the_best_metric(tiny_qwen2: Path, tmp_path: Path) -> None:
+    notes = Notes([0.2, 0.9, 0.5])
+    result = train_tiny(tiny_qwen2, tmp_path, Train(num_train_epochs=3, learning_rate=1e-2, batch_rows=8), notes=notes)
+    assert (result.best_step, result.best_metric, result.n_steps) == (6, 0.9, 9)
+    best = load_file(tmp_path / "best" / "adapter_model.safetensors")
+    in_memory = dict(result.model.network.named_parameters())
+    name = next(name for name in best if "layers.1" in name and "lora_B" in name)
+    assert torch.equal(in_memory[name.replace(".weight", ".default.weight")], best[name])
+    last = load_file(tmp_path / "checkpoints" / "step-9" / "adapter_model.safetensors")
+    assert not torch.equal(last[name], best[name])
+
+
+def test_training_stops_early_without_a_better_metric(tiny_qwen2: Path, tmp_path: Path) -> None:
+    section = Train(num_train_epochs=9, batch_rows=8, early_stopping_patience=2)
+    assert train_tiny(tiny_qwen2, tmp_path, section, notes=Notes([0.5, 0.4, 0.3, 0.9])).n_steps == 9
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step(tiny_qwen2: Path, tmp_path: Path) -> None:
+    notes = Notes()
+
+    def poison(entry: Mapping[str, float]) -> None:
+        if entry["step"] == 4:
+            next(notes.network.parameters()).data.fill_(float("nan"))
+
+    with pytest.raises(TrainingError, match="the loss is nan at step 5") as caught:
+        train_tiny(tiny_qwen2, tmp_path, Train(num_train_epochs=3, batch_rows=8), notes=notes, log=poison)
+    assert "train.learning_rate" in caught.value.hint
+    assert str(tmp_path / "checkpoints" / "step-3") in caught.value.hint
+
+
+def test_old_checkpoints_are_removed(tiny_qwen2: Path, tmp_path: Path) -> None:
+    train_tiny(tiny_qwen2, tmp_path, Train(num_train_epochs=5, batch_rows=8, save_total_limit=2))
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-12", "step-15"]
+
+
+def test_a_killed_run_goes_on_to_the_last_bit(tiny_qwen3: Path, tmp_path: Path) -> None:
+    section = Train(num_train_epochs=6, learning_rate=1e-2, batch_rows=8, eval_steps=2)
+    whole, first, second = Notes(), tmp_path / "whole", tmp_path / "killed"
+    train_tiny(tiny_qwen3, first, section, notes=whole)
+    child = subprocess.Popen(
+        [sys.executable, "-c", _killable(tiny_qwen3, second, section)],
+        env=os.environ | {"PYTHONPATH": "."},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (second / "checkpoints" / "step-6").exists() and child.poll() is None:
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    print(child.communicate())
+    assert child.returncode == -signal.SIGKILL
+    rest = Notes()
+    train_tiny(tiny_qwen3, second, section, notes=rest, resume=True)
+    assert 0 < len(rest.logged) < 18
+    wanted = {entry["step"]: (entry["loss"], entry["grad_norm"], entry["learning_rate"]) for entry in whole.logged}
+    assert {entry["step"]: (entry["loss"], entry["grad_norm"], entry["learning_rate"]) for entry in rest.logged} == {
+        step: values for step, values in wanted.items() if step >= rest.logged[0]["step"]
+    }
+    ends = [load_file(place / "best" / "adapter_model.safetensors") for place in (first, second)]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(tiny_qwen3: Path, tmp_path: Path) -> None:
+    section = Train(num_train_epochs=500, batch_rows=8, eval_steps=1000)
+    child = subprocess.Popen(
+        [sys.executable, "-c", _killable(tiny_qwen3, tmp_path, section)],
+        env=os.environ | {"PYTHONPATH": "."},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stderr is not None
+    lines = []
+    for line in iter(child.stderr.readline, ""):
+        lines.append(line)
+        if "step 5" in line:
+            break
+    assert "step 5" in "".join(lines[-1:]), "".join(lines)
+    child.send_signal(signal.SIGINT)
+    said = child.stderr.read()
+    assert child.wait(60) != 0
+    assert "KeyboardInterrupt: after step" in said
+    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
+    assert {"adapter_model.safetensors", "optimizer.pt", "trainer_state.json", "rng_state.pth"} <= {
+        path.name for path in checkpoint.iterdir()
+    }
+
+
+def _killable(folder: Path, place: Path, section: Train) -> str:
+    return textwrap.dedent(f"""
+        import sys
+        sys.path.insert(0, {str(Path.cwd())!r})
+        from pathlib import Path
+        from tests.equal.test_training import Notes, Train, train_tiny
+        notes = Notes()
+        class Slow(list):
+            def append(self, entry):
+                import time
+                print("step", entry["step"], file=sys.stderr, flush=True)
+                time.sleep(0.05)
+        notes.logged = Slow()
+        train_tiny(Path({str(folder)!r}), Path({str(place)!r}), Train.model_validate({section.model_dump()!r}), notes=notes)
+    """)
