@@ -13,7 +13,7 @@ PLACEHOLDER = re.compile(r"\{\{\s*\w+\s*\}\}|<\|?(?:your|insert)[ _-][^>]{1,40}>
 
 
 def common_problems(record: Record, *, needs_text: bool = True) -> list[RowProblem]:
-    """Problems of any record: no text, an empty answer, placeholders left in, characters lost in decoding.
+    """Problems of any record: no text, an empty answer, characters lost in decoding.
 
     Args:
         record: a row without ``messages``.
@@ -28,12 +28,18 @@ def common_problems(record: Record, *, needs_text: bool = True) -> list[RowProbl
     if record.answer is not None and not record.answer.strip():
         problems.append(RowProblem("empty-answer", "error", "the answer is empty"))
     whole = f"{record.text}\n{record.answer or ''}"
-    if found := PLACEHOLDER.search(record.answer or ""):
-        hint = "fill in what the template left open; the model learns it to the letter"
-        problems.append(RowProblem("placeholder", "warning", f"the answer has the placeholder {found.group(0)}", hint))
     if "\ufffd" in whole:
         problems.append(RowProblem("lost-characters", "warning", "holds U+FFFD: characters were lost when the file was decoded"))
     return problems
+
+
+def placeholders(answer: str | None) -> list[RowProblem]:
+    """A warning for an answer with template fields that nobody filled in; not for LaTeX, where ``{{x}}`` is ordinary."""
+    found = PLACEHOLDER.search(answer or "")
+    if not found:
+        return []
+    hint = "fill in what the template left open; the model learns it to the letter"
+    return [RowProblem("placeholder", "warning", f"the answer has the placeholder {found.group(0)}", hint)]
 
 
 def missing_images(record: Record) -> list[RowProblem]:

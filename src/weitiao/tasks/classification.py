@@ -83,14 +83,17 @@ class ClassificationTask:
         return replace(record, candidates=tuple(dict.fromkeys(candidates)))
 
     def _wanted(self, record: Record) -> tuple[str, ...] | None:
-        """The right labels; None for a row without an answer."""
+        """The right labels; None for a row without an answer. A multi-label row whose answer is empty or ``NO_LABEL`` has none."""
+        if self.multi_label:
+            said = record.labels or (None if record.answer is None else (record.answer,))
+            return (
+                None
+                if said is None
+                else tuple(part for label in said for part in ((label,) if label in record.candidates else _split(label)))
+            )
         if record.labels:
             return record.labels
-        if record.answer is None:
-            return None
-        if self.multi_label:
-            return tuple(_split(record.answer))
-        return (record.answer.strip(),)
+        return None if record.answer is None else (record.answer.strip(),)
 
     def check_record(self, record: Record) -> list[RowProblem]:
         """No candidates, several labels for a task of one, labels outside the candidates."""
@@ -98,7 +101,7 @@ class ClassificationTask:
             record = self._with_candidates(single_turn(record))
         except RowError as err:
             return [RowProblem("not-one-turn", "error", err.what, err.hint)]
-        problems = common_problems(record)
+        problems = [problem for problem in common_problems(record) if not (self.multi_label and problem.code == "empty-answer")]
         if len(record.candidates) < 2:
             hint = "list them as task.labels, or name the column of candidates in data.columns"
             problems.append(RowProblem("no-candidates", "error", "the row has fewer than two labels to choose from", hint))

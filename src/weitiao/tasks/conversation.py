@@ -10,7 +10,7 @@ import numpy as np
 
 from weitiao.recipe.tasks import Conversation
 from weitiao.seams import Answer, AnswerMode, Constraint, Message, Prediction, Record, RowProblem, Sample, text_message
-from weitiao.tasks.audit import common_problems, refuse
+from weitiao.tasks.audit import common_problems, placeholders, refuse
 from weitiao.tasks.prompt import make_wording, prompt_messages, single_turn
 from weitiao.tasks.scoring import ratio
 from weitiao.tasks.wording import rouge_l, words
@@ -75,9 +75,10 @@ class ConversationTask:
     def check_record(self, record: Record) -> list[RowProblem]:
         """Turns out of order, empty turns, placeholders left in."""
         if not record.messages:
-            return common_problems(single_turn(record))
+            return common_problems(single_turn(record)) + placeholders(record.answer)
         turns = [message for message in record.messages if message.role != "system"]
-        problems = common_problems(replace(record, answer=" / ".join(turn.text for turn in turns)), needs_text=False)
+        spoken = "\n".join(turn.text for turn in turns)
+        problems = common_problems(replace(record, text=spoken, answer=None)) + placeholders(spoken)
         hint = "turns go user, assistant, user, assistant, with at most one system message before them"
         if any(message.role == "system" for message in record.messages[1:]):
             problems.append(RowProblem("turns-out-of-order", "error", "a system message stands inside the conversation", hint))

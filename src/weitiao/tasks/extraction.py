@@ -12,7 +12,7 @@ import numpy as np
 from weitiao.errors import RowError
 from weitiao.recipe.tasks import Extraction, FieldSpec
 from weitiao.seams import Answer, AnswerMode, Constraint, Prediction, Record, RowProblem, Sample, text_message
-from weitiao.tasks.audit import common_problems, refuse
+from weitiao.tasks.audit import common_problems, placeholders, refuse
 from weitiao.tasks.fields import canonical, comparable, is_empty, json_schema, not_in_text
 from weitiao.tasks.prompt import make_wording, prompt_messages, single_turn, source_text
 from weitiao.tasks.reading import read_objects
@@ -77,7 +77,7 @@ class ExtractionTask:
             record = single_turn(record)
         except RowError as err:
             return [RowProblem("not-one-turn", "error", err.what, err.hint)]
-        problems = common_problems(record)
+        problems = common_problems(record) + placeholders(record.answer)
         if record.answer is None or any(problem.severity == "error" for problem in problems):
             return problems
         answer = self._answer(record)
