@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from weitiao.data.rows import Rejection
+from weitiao.data.rows import RejectedRowError
 from weitiao.data.values import parsed
 from weitiao.seams import Message, Part, Role, text_message
 
@@ -30,7 +30,7 @@ IMAGE_PLACE = "<image>"
 IMAGE_PATH = re.compile(r"[^\n<>|]{1,400}\.(?:png|jpe?g|webp|bmp|gif|tiff?)", re.IGNORECASE)
 
 FindImage = Callable[[Any], Path]
-"""From a cell that names or holds an image to its path; raises ``Rejection``."""
+"""From a cell that names or holds an image to its path; raises ``RejectedRowError``."""
 
 
 def read_messages(value: Any, origin: str, find_image: FindImage, images: tuple[Path, ...] = ()) -> tuple[Message, ...]:
@@ -46,17 +46,19 @@ def read_messages(value: Any, origin: str, find_image: FindImage, images: tuple[
         At least one message; roles alternate, beginning with ``system`` or ``user``.
 
     Raises:
-        Rejection: it is no conversation.
+        RejectedRowError: it is no conversation.
     """
     turns = parsed(value)
     if not isinstance(turns, list) or not turns:
-        raise Rejection("the conversation is empty" if turns in ([], None, "") else "the conversation is not a list of turns", where=origin)
+        raise RejectedRowError(
+            "the conversation is empty" if turns in ([], None, "") else "the conversation is not a list of turns", where=origin
+        )
     left = list(images)
     messages = []
     for number, turn in enumerate(turns):
         where = f"{origin}, message {number}"
         if not isinstance(turn, Mapping):
-            raise Rejection("a turn is not an object with role and content", where=where)
+            raise RejectedRowError("a turn is not an object with role and content", where=where)
         role = _role(turn, where)
         parts = _parts(turn.get("content", turn.get("value")), role, where, find_image, left)
         messages.append(Message(role, parts))
@@ -71,7 +73,7 @@ def _role(turn: Mapping[str, Any], where: str) -> Role:
     role = ROLES.get(named.strip().lower()) if isinstance(named, str) else None
     if role is None:
         hint = f"known roles are {', '.join(ROLES)}"
-        raise Rejection("unknown role in a turn", where=where, detail=repr(named), hint=hint)
+        raise RejectedRowError("unknown role in a turn", where=where, detail=repr(named), hint=hint)
     return role
 
 
@@ -82,7 +84,7 @@ def _parts(content: Any, role: Role, where: str, find_image: FindImage, left: li
         return tuple(_text_parts(content, role, find_image, left))
     if isinstance(content, list):
         return tuple(part for item in content for part in _content_part(item, role, where, find_image, left))
-    raise Rejection("a turn's content is neither text nor a list of parts", where=where, detail=type(content).__name__)
+    raise RejectedRowError("a turn's content is neither text nor a list of parts", where=where, detail=type(content).__name__)
 
 
 def _content_part(item: Any, role: Role, where: str, find_image: FindImage, left: list[Path]) -> list[Part]:
@@ -97,7 +99,7 @@ def _content_part(item: Any, role: Role, where: str, find_image: FindImage, left
         if named is None and left:
             return [Part("image", image=left.pop(0))]
         return [Part("image", image=find_image(named))]
-    raise Rejection(f"a part of the {role}'s content is neither text nor an image", where=where, detail=repr(kind))
+    raise RejectedRowError(f"a part of the {role}'s content is neither text nor an image", where=where, detail=repr(kind))
 
 
 def _text_parts(text: str, role: Role, find_image: FindImage, left: list[Path]) -> list[Part]:
@@ -139,17 +141,17 @@ def _refuse_disorder(messages: list[Message], origin: str) -> None:
         where = f"{origin}, message {number}"
         if message.role == "system":
             if number:
-                raise Rejection("a system message stands after the first turn", where=where)
+                raise RejectedRowError("a system message stands after the first turn", where=where)
             continue
         if message.role != wanted:
             what = "the assistant speaks first" if wanted == "user" and number < 2 else f"the {message.role} speaks twice in a row"
             hint = "start with a user message, or use task.kind: text for plain text" if wanted == "user" else "join the two turns into one"
-            raise Rejection(what, where=where, hint=hint)
+            raise RejectedRowError(what, where=where, hint=hint)
         if message.role == "user" and not message.text.strip() and not any(part.image for part in message.parts):
-            raise Rejection("a user's turn is empty", where=where)
+            raise RejectedRowError("a user's turn is empty", where=where)
         wanted = "assistant" if wanted == "user" else "user"
     if all(message.role == "system" for message in messages):
-        raise Rejection("the conversation has no user's turn", where=origin)
+        raise RejectedRowError("the conversation has no user's turn", where=origin)
 
 
 def _mark_longest(messages: list[Message]) -> tuple[Message, ...]:
@@ -180,12 +182,12 @@ def from_history(history: Any, system: str, question: str, answer: str | None, o
         The conversation, the user's longest text marked as shortenable.
 
     Raises:
-        Rejection: the history is no list of pairs.
+        RejectedRowError: the history is no list of pairs.
     """
     pairs = parsed(history) or []
     is_list = isinstance(pairs, list) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs)
     if not is_list or not all(isinstance(text, str) for pair in pairs for text in pair):
-        raise Rejection("the history is not a list of [question, answer] pairs", where=origin)
+        raise RejectedRowError("the history is not a list of [question, answer] pairs", where=origin)
     messages = [text_message("system", system)] if system else []
     for earlier, reply in pairs:
         messages += [text_message("user", earlier), text_message("assistant", reply)]

@@ -10,7 +10,7 @@ from typing import Any
 
 from weitiao.data.conversations import from_history, read_messages
 from weitiao.data.pictures import PictureFinder
-from weitiao.data.rows import RawRow, Rejection
+from weitiao.data.rows import RawRow, RejectedRowError
 from weitiao.data.shapes import TRUTHS, Recognised
 from weitiao.data.spans import read_bio, read_entities
 from weitiao.data.values import is_missing, json_text_of, parsed, text_of, texts_of
@@ -41,15 +41,15 @@ class Converter:
             The record, its id taken from the row or from its content.
 
         Raises:
-            Rejection: the row could not be read, lacks what its shape needs, or holds something else there.
+            RejectedRowError: the row could not be read, lacks what its shape needs, or holds something else there.
         """
         if row.problem:
-            raise Rejection(_stem(row.problem), where=row.origin, detail=_rest(row.problem))
+            raise RejectedRowError(_stem(row.problem), where=row.origin, detail=_rest(row.problem))
         fields = self._fields(row)
         if self.group_column is not None:
             fields["group"] = text_of(row.values.get(self.group_column), self.group_column, row.origin)
             if not fields["group"]:
-                raise Rejection(f"the grouping column `{self.group_column}` is empty", where=row.origin)
+                raise RejectedRowError(f"the grouping column `{self.group_column}` is empty", where=row.origin)
         _refuse_lost_bytes(fields, row.origin)
         named = self._text("id", row).strip()
         return Record(origin=row.origin, id=named or content_id(fields), **fields)
@@ -67,7 +67,7 @@ class Converter:
         column = self.found.columns.get(name)
         value = self._cell(name, row)
         if value is None and column is not None and (self.with_truth or name not in TRUTHS):
-            raise Rejection(f"there is no {name}: column `{column}` is missing or null", where=row.origin)
+            raise RejectedRowError(f"there is no {name}: column `{column}` is missing or null", where=row.origin)
         return value
 
     def _fields(self, row: RawRow) -> dict[str, Any]:
@@ -109,7 +109,7 @@ class Converter:
         if system and messages[0].role != "system":
             messages = (Message("system", from_history([], system, "-", None, row.origin)[0].parts), *messages)
         if self.with_truth and messages[-1].role != "assistant":
-            raise Rejection("the conversation does not end with the assistant's answer", where=row.origin)
+            raise RejectedRowError("the conversation does not end with the assistant's answer", where=row.origin)
         pictures = tuple(part.image for message in messages for part in message.parts if part.image is not None)
         fields: dict[str, Any] = {"messages": messages, "images": pictures}
         if messages[-1].role == "assistant":
@@ -133,7 +133,7 @@ class Converter:
         if "label" in columns:
             label = text_of(self._needed("label", row), columns["label"], row.origin).strip()
             if not label and self.with_truth:
-                raise Rejection("the label is empty", where=row.origin)
+                raise RejectedRowError("the label is empty", where=row.origin)
             fields.update({"labels": (label,), "answer": label} if label else {})
         if "labels" in columns and (value := self._needed("labels", row)) is not None:
             fields["labels"] = texts_of(value, columns["labels"], row.origin)
@@ -144,7 +144,7 @@ class Converter:
         if "captions" in columns and (value := self._needed("captions", row)) is not None:
             captions = texts_of(value, columns["captions"], row.origin)
             if not captions and self.with_truth:
-                raise Rejection("there are no captions", where=row.origin)
+                raise RejectedRowError("there are no captions", where=row.origin)
             fields["captions"] = captions
 
     def _truth_of_answer(self, answer: str) -> dict[str, Any]:
@@ -193,7 +193,7 @@ def _refuse_lost_bytes(fields: Mapping[str, Any], origin: str) -> None:
         hint = (
             "mend the row, or name the file's encoding: data.encoding: gb18030" if is_byte else "a half of a surrogate pair; mend the row"
         )
-        raise Rejection("characters that cannot be decoded", where=origin, detail=what, hint=hint) from None
+        raise RejectedRowError("characters that cannot be decoded", where=origin, detail=what, hint=hint) from None
 
 
 def plain(fields: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ BOMS = (
 
 
 def open_text(path: Path, encoding: str | None) -> TextIO:
-    """Open a text file in its own encoding; only ``\\n`` ends a line, and ends are kept as they are.
+    """Open a text file in its own encoding; only a line feed ends a line, and ends are kept as they are.
 
     Args:
         path: the file.

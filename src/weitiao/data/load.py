@@ -55,7 +55,7 @@ def load_samples(section: Data, task: Task, seed: int) -> SampleSet:
     loaded = _read_all(section, task.kind, tally)
     facts, kept, problems = _check_all(loaded, task, tally)
     tally.refuse_beyond(section.allow_dropped)
-    parts, groups = _split(section, loaded, facts, kept, seed)
+    parts = _split(section, loaded, facts, kept, seed)
 
     def origin_of(row: int) -> str:
         return loaded.store[int(row)].origin
@@ -76,7 +76,7 @@ def load_samples(section: Data, task: Task, seed: int) -> SampleSet:
         findings=tuple(sorted(findings, key=lambda finding: ("error", "warning", "note").index(finding.severity))),
         split={name: int((parts == part).sum()) for name, part in (("train", TRAIN), ("valid", VALID), ("test", TEST))},
         fingerprint=_fingerprint(facts, kept, parts),
-        statistics=statistics(facts, kept, parts),
+        statistics={**statistics(facts, kept, parts), "candidates": list(loaded.candidates)},
     )
     return _sample_set(loaded, facts, kept, parts, task, seed, report)
 
@@ -141,8 +141,8 @@ def _check_all(loaded: Loaded, task: Task, tally: Tally) -> tuple[Facts, np.ndar
     return facts, np.array(kept, dtype=np.int64), problems
 
 
-def _split(section: Data, loaded: Loaded, facts: Facts, kept: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The part and the group of every kept row."""
+def _split(section: Data, loaded: Loaded, facts: Facts, kept: np.ndarray, seed: int) -> np.ndarray:
+    """The part of every kept row."""
     n_rows = len(loaded.store)
     keys = [
         (np.array(rows, dtype=np.int64), np.array(values, dtype=np.uint64))
@@ -161,7 +161,7 @@ def _split(section: Data, loaded: Loaded, facts: Facts, kept: np.ndarray, seed: 
     )
     if not (parts == TRAIN).any():
         raise DataError("no row is left for training", where="data.split", hint="lower data.split.valid and data.split.test, or add rows")
-    return parts, groups
+    return parts
 
 
 def _refuse_errors(findings: list[Finding]) -> None:

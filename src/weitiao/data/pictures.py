@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.data.cache import cache_folder, write_whole
-from weitiao.data.rows import Rejection
+from weitiao.data.rows import RejectedRowError
 
 SUFFIXES = ((b"\x89PNG", ".png"), (b"\xff\xd8", ".jpg"), (b"GIF8", ".gif"), (b"RIFF", ".webp"), (b"BM", ".bmp"))
 
@@ -28,14 +28,15 @@ class PictureFinder:
         """The file of an image.
 
         Args:
-            cell: a path, absolute or from the table's folder; a ``file:`` or ``data:`` address; bytes; or an object with ``bytes`` or ``path``.
+            cell: a path, absolute or from the table's folder; a ``file:`` or ``data:`` address; bytes; or an object
+                with ``bytes`` or ``path``.
             origin: of the row.
 
         Returns:
             A path to a file that exists. Images held in the row are kept in the cache, by content.
 
         Raises:
-            Rejection: the file is missing, lies on the web, or the cell is no image.
+            RejectedRowError: the file is missing, lies on the web, or the cell is no image.
         """
         if isinstance(cell, Mapping):
             held = cell.get("bytes")
@@ -43,19 +44,21 @@ class PictureFinder:
         if isinstance(cell, bytes):
             return _keep(cell)
         if not isinstance(cell, str) or not cell.strip() or "\0" in cell:
-            raise Rejection("there is no image", where=origin)
+            raise RejectedRowError("there is no image", where=origin)
         named = cell.strip().removeprefix("file://")
         if named.startswith("data:"):
             return _keep(_inline(named, origin))
         if named.startswith(("http://", "https://")):
-            raise Rejection("the image is a web address", where=origin, detail=named[:80], hint="save the images and name their files")
+            raise RejectedRowError(
+                "the image is a web address", where=origin, detail=named[:80], hint="save the images and name their files"
+            )
         for place in (self.folder / named, self.folder / "images" / named, Path(named)):
             try:
                 if place.is_file():
                     return place.absolute()
             except OSError:
                 break
-        raise Rejection("the image file is missing", where=origin, detail=named[:200], hint=self._nearest(named))
+        raise RejectedRowError("the image file is missing", where=origin, detail=named[:200], hint=self._nearest(named))
 
     def _nearest(self, named: str) -> str:
         place = self.folder / named
@@ -74,7 +77,7 @@ def _inline(address: str, origin: str) -> bytes:
             raise ValueError
         return base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError):
-        raise Rejection("the image's data: address is not base64", where=origin) from None
+        raise RejectedRowError("the image's data: address is not base64", where=origin) from None
 
 
 def _keep(data: bytes) -> Path:

@@ -24,7 +24,7 @@ class RawRow:
     """Why the row could not be read; empty for a row that could."""
 
 
-class Rejection(RowError):
+class RejectedRowError(RowError):
     """A row that cannot be used; ``reason`` is the same sentence for all rows with the same trouble."""
 
     def __init__(self, reason: str, *, where: str, detail: str = "", hint: str = "") -> None:
@@ -42,7 +42,7 @@ class Rejection(RowError):
 
 def reason_of(error: RowError) -> str:
     """The part of an error that is the same for all rows with that trouble."""
-    if isinstance(error, Rejection):
+    if isinstance(error, RejectedRowError):
         return error.reason
     return re.sub(r"`[^`]*`|'[^']*'|\"[^\"]*\"|“[^”]*”|\d+", "…", error.what)
 

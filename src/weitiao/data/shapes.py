@@ -212,7 +212,7 @@ def _suits(name: str, cells: Sequence[Any]) -> bool:
         return name not in LISTS or name in ("entities", "candidates", "history")
     if name == "image":
         return all(isinstance(cell, str | Mapping | list) for cell in cells)
-    if name == "tokens" or name == "tags":
+    if name in ("tokens", "tags"):
         return all(isinstance(cell, list) or (isinstance(cell, str) and " " in cell.strip()) for cell in cells)
     if name in ("candidates", "labels", "captions"):
         return all(isinstance(parsed(cell), list) for cell in cells)

@@ -10,7 +10,7 @@ from pathlib import Path
 from weitiao.data.convert import Converter
 from weitiao.data.files import DataFile, find_files
 from weitiao.data.pictures import PictureFinder
-from weitiao.data.rows import RawRow, Rejection, Tally
+from weitiao.data.rows import RawRow, RejectedRowError, Tally
 from weitiao.data.shapes import Recognised, recognise
 from weitiao.data.spans import has_inclusive_ends
 from weitiao.errors import DataError, RowError
@@ -103,7 +103,7 @@ def _read_file(file: DataFile, rows: Iterator[RawRow], reading: Reading, tally: 
         tally.n_read += 1
         try:
             yield converter.record(row)
-        except Rejection as rejection:
+        except RejectedRowError as rejection:
             tally.reject(row.origin, rejection)
         except RowError as err:
             tally.reject(row.origin, err)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from weitiao.data.rows import Rejection
+from weitiao.data.rows import RejectedRowError
 from weitiao.data.values import parsed
 from weitiao.seams import Entity
 
@@ -28,13 +28,13 @@ def read_entities(value: Any, text: str, origin: str, *, ends_inclusive: bool) -
         The entities in the order of the file.
 
     Raises:
-        Rejection: an item is no entity, or its offsets do not fit the text.
+        RejectedRowError: an item is no entity, or its offsets do not fit the text.
     """
     items = parsed(value)
     if items is None or items == "":
         return ()
     if not isinstance(items, list | tuple):
-        raise Rejection("the entities are not a list", where=origin)
+        raise RejectedRowError("the entities are not a list", where=origin)
     return tuple(_entity(item, text, origin, ends_inclusive) for item in items)
 
 
@@ -83,17 +83,17 @@ def _entity(item: Any, text: str, origin: str, ends_inclusive: bool) -> Entity:
     fields = _fields(item)
     if fields is None:
         hint = "an entity is {start_idx, end_idx, entity_text, entity_label} or [start, end, label]"
-        raise Rejection("an entity lacks start, end or label", where=origin, detail=repr(item)[:80], hint=hint)
+        raise RejectedRowError("an entity lacks start, end or label", where=origin, detail=repr(item)[:80], hint=hint)
     start, end, surface, label = fields
     end += ends_inclusive
     if not 0 <= start < end <= len(text):
-        raise Rejection("entity offsets lie outside the text", where=origin, detail=f"{start} to {end} of {len(text)} characters")
+        raise RejectedRowError("entity offsets lie outside the text", where=origin, detail=f"{start} to {end} of {len(text)} characters")
     found = text[start:end]
     if surface and surface != found:
         where_it_is = text.find(surface)
         hint = f"the text has it at {where_it_is}" if where_it_is >= 0 else "it stands nowhere in the text"
         detail = f"`{found}` stands at {start} to {end}, not `{surface}`"
-        raise Rejection("entity offsets do not match the text", where=origin, detail=detail, hint=hint)
+        raise RejectedRowError("entity offsets do not match the text", where=origin, detail=detail, hint=hint)
     return Entity(start, end, found, label)
 
 
@@ -109,10 +109,10 @@ def read_bio(tokens: Sequence[str], tags: Sequence[str], origin: str) -> tuple[s
         The tokens joined, with a blank only between two that are written with one, and the entities.
 
     Raises:
-        Rejection: tokens and tags differ in number, or a tag has no known prefix.
+        RejectedRowError: tokens and tags differ in number, or a tag has no known prefix.
     """
     if len(tokens) != len(tags):
-        raise Rejection("tokens and tags differ in number", where=origin, detail=f"{len(tokens)} tokens, {len(tags)} tags")
+        raise RejectedRowError("tokens and tags differ in number", where=origin, detail=f"{len(tokens)} tokens, {len(tags)} tags")
     text, starts = "", []
     for token in tokens:
         if text and _needs_blank(text[-1], token[:1]):
@@ -144,7 +144,7 @@ def _split_tag(tag: str, origin: str) -> tuple[str, str]:
         return "O", ""
     prefix, mark, label = tag[:1].upper(), tag[1:2], tag[2:]
     if prefix not in "BIESMLU" or mark not in ("-", "_") or not label:
-        raise Rejection("a tag is not in BIO form", where=origin, detail=f"`{tag}`", hint="tags are O, B-TYPE and I-TYPE")
+        raise RejectedRowError("a tag is not in BIO form", where=origin, detail=f"`{tag}`", hint="tags are O, B-TYPE and I-TYPE")
     return prefix, label
 
 

@@ -52,7 +52,8 @@ def mixed(keys: np.ndarray, salt: int) -> np.ndarray:
         state = keys.astype(np.uint64) + np.uint64((salt * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF)
         state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return state ^ (state >> np.uint64(31))
+        out: np.ndarray = state ^ (state >> np.uint64(31))
+    return out
 
 
 def assign_parts(groups: np.ndarray, keys: np.ndarray, labels: np.ndarray, *, valid: float, test: float, seed: int) -> np.ndarray:

@@ -157,7 +157,7 @@ class Store:
             return rows
         if self._reader is None:
             self._reader = self._open()
-        rows = self._reader.get_batch(number).column(0).to_pylist()
+        rows = list[bytes](self._reader.get_batch(number).column(0).to_pylist())
         self._kept[number] = rows
         if len(self._kept) > BLOCKS_KEPT:
             self._kept.popitem(last=False)

@@ -79,7 +79,7 @@ def _refuse_open_quote(lines: _Lines, delimiter: str, path: Path, line_number: i
         if "unexpected end" in str(err):
             first = line_number - len(lines.taken) + 1
             raise DataError(
-                f"a quote that is opened in the record of line {first} is never closed; it swallows the {len(lines.taken)} lines up to the end",
+                f"a quote opened in line {first} is never closed; it swallows the {len(lines.taken)} lines up to the end",
                 where=str(path),
                 hint='close it, or double quotes that belong to a text ("")',
             ) from None

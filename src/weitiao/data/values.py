@@ -8,7 +8,7 @@ import math
 import re
 from typing import Any
 
-from weitiao.data.rows import Rejection
+from weitiao.data.rows import RejectedRowError
 
 SEPARATORS = re.compile(r"\s*[,，、;；|]\s*")
 
@@ -47,7 +47,7 @@ def text_of(value: Any, column: str, origin: str) -> str:
         The text, to the letter.
 
     Raises:
-        Rejection: the cell holds a list or an object.
+        RejectedRowError: the cell holds a list or an object.
     """
     if isinstance(value, str):
         return value
@@ -55,7 +55,7 @@ def text_of(value: Any, column: str, origin: str) -> str:
         return ""
     if isinstance(value, bool | int | float):
         return str(value)
-    raise Rejection(f"column `{column}` holds no text", where=origin, detail=f"a {type(value).__name__}")
+    raise RejectedRowError(f"column `{column}` holds no text", where=origin, detail=f"a {type(value).__name__}")
 
 
 def json_text_of(value: Any, column: str, origin: str) -> str:
@@ -77,7 +77,7 @@ def texts_of(value: Any, column: str, origin: str) -> tuple[str, ...]:
         The texts, each without blanks at its ends where the cell was one text.
 
     Raises:
-        Rejection: an item is no text.
+        RejectedRowError: an item is no text.
     """
     items = parsed(value)
     if isinstance(items, list | tuple):

@@ -1,0 +1,87 @@
+"""Rows of another file than the recipe's: to be scored, or only to be answered."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from weitiao.data.rows import Tally
+from weitiao.data.shapes import Recognised
+from weitiao.data.sources import read_source, reading_of
+from weitiao.data.store import Store, StoredSamples, StoreWriter, completed
+from weitiao.errors import RowError
+from weitiao.log import progress
+from weitiao.recipe.sections import Data, Source
+from weitiao.seams import Task
+
+
+class FileSamples(StoredSamples):
+    """The usable rows of a file, read lazily, and all rows that were rejected."""
+
+    rejected: tuple[tuple[str, str], ...] = ()
+    """Origin and reason of each row that cannot be used."""
+    n_read: int = 0
+
+
+class _Listing(Tally):
+    """A tally that keeps every rejected row, not only examples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[tuple[str, str]] = []
+
+    def reject(self, origin: str, error: RowError) -> None:
+        super().reject(origin, error)
+        self.rows.append((origin, error.what))
+
+
+def load_file(path: str | Path, section: Data, task: Task, *, candidates: tuple[str, ...] = (), with_answers: bool = True) -> FileSamples:
+    """Read a file whose rows look like the recipe's.
+
+    Args:
+        path: a file, folder, glob or ``hub:`` name.
+        section: the recipe's ``data``: columns, shape, encoding and delimiter hold here too; ``limit`` does not.
+        task: makes samples of records.
+        candidates: labels for rows that name none: those of the training rows, ``statistics["candidates"]`` of their report.
+        with_answers: whether rows without the right answer are rejected; else they become samples without one.
+
+    Returns:
+        Samples in the order of the file, ids unique, with the list of rejected rows.
+
+    Raises:
+        DataError: the file is not there, is not what its name says, or its rows fit no shape.
+        Problems: no row of it can be used.
+    """
+    tally = _Listing()
+    shapes: list[Recognised] = []
+    wanted = section.model_copy(update={"limit": None})
+    writer = StoreWriter()
+    seen: Counter[str] = Counter()
+    repeats: dict[int, int] = {}
+    try:
+        with progress("reading", None) as advance:
+            for record in read_source(Source(path=str(path)), reading_of(wanted, task.kind, with_truth=with_answers), tally, shapes):
+                whole = completed(record, candidates)
+                try:
+                    fatal = next((problem for problem in task.check_record(whole) if problem.severity == "error"), None)
+                    if fatal is not None:
+                        raise RowError(fatal.message, where=record.origin, hint=fatal.hint)
+                    task.make_sample(whole)
+                except RowError as err:
+                    tally.reject(record.origin, err)
+                else:
+                    if seen[record.id]:
+                        repeats[writer.n_rows] = seen[record.id]
+                    seen[record.id] += 1
+                    writer.add(record)
+                advance(1)
+        store: Store = writer.close()
+    except BaseException:
+        writer.discard()
+        raise
+    tally.refuse_beyond(1.0)
+    samples = FileSamples(store, np.arange(len(store)), task, candidates, repeats)
+    samples.rejected, samples.n_read = tuple(tally.rows), tally.n_read
+    return samples
