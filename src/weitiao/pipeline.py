@@ -138,7 +138,10 @@ def _look_row(sample: Sample, renderer: Renderer, limit: int) -> LookRow:
 def _measure(
     run: runs.Run, name: str, answering: LoadedModel, renderer: Renderer, limit: int, task: Task, samples: SampleSet, recipe: Recipe
 ) -> Scores:
-    """Score a model on the test rows, its label probabilities calibrated on validation rows."""
+    """Score a model on the test rows, its label probabilities calibrated on validation rows. A resumed run keeps its baseline."""
+    finished = evaluate.load_scores(run.path / name, task) if name == "baseline" else None
+    if finished is not None:
+        return finished
     engine = infer.make_engine(answering, renderer, recipe.evaluate.batch_size, limit)
     measuring = partial(evaluate.measure, engine, task, samples.test, run.folder(name), recipe.evaluate, title=f"answering ({name})")
     calibration = evaluate.calibrate(

@@ -115,7 +115,7 @@ def _fitted(sample: Sample, full: tuple[Rendered, int], renderer: Renderer, limi
         row = renderer.conversation(sample.messages, limit)
     if _last_trained(row) > max_tokens:
         raise RowError(
-            f"the answer alone has {n_answer} tokens, which leaves no room for the prompt within the {max_tokens} allowed",
+            f"the answer has {n_answer} tokens and the shortened prompt {_n_prompt(row, n_answer)}, more than the {max_tokens} allowed",
             hint="raise encode.max_tokens",
         )
     return row

@@ -50,7 +50,7 @@ def collect(
         advance = stack.enter_context(log.progress(title, len(samples), "rows"))
         part = stack.enter_context((folder / PART).open("a", encoding="utf-8")) if folder is not None else None
         advance(len(answers))
-        for place, answer in _ask(engine, task, [samples[i] for i in missing], section, seed) if missing else ():
+        for place, answer in ask(engine, task, [samples[i] for i in missing], section, seed) if missing else ():
             i = missing[place]
             answers[i] = answer
             if part is not None:
@@ -60,7 +60,19 @@ def collect(
     return [answers[i] for i in range(len(samples))]
 
 
-def _ask(engine: Engine, task: Task, samples: Sequence[Sample], section: Evaluate, seed: int) -> Iterator[tuple[int, Answer]]:
+def ask(engine: Engine, task: Task, samples: Sequence[Sample], section: Evaluate, seed: int) -> Iterator[tuple[int, Answer]]:
+    """Ask an engine in the way of the task.
+
+    Args:
+        engine: answers.
+        task: says how: by generating, by scoring labels, or by likelihood alone.
+        samples: the rows.
+        section: the recipe's ``evaluate``.
+        seed: of sampling; greedy answers do not depend on it.
+
+    Yields:
+        Index and answer as answers finish, in any order.
+    """
     likelihoods: dict[int, Answer] = {}
     if task.answer_mode == "likelihood":
         yield from ((i, replace(answer, n_scored_tokens=answer.n_new_tokens)) for i, answer in engine.likelihood(samples))
