@@ -11,7 +11,12 @@ EVIL = "<script>alert('x')</script> & \"quoted\""
 """A text that breaks a page which does not escape."""
 
 COMPLAINTS = [
-    ("龙琳", "宁夏回族自治区璐市城东林街g座 955491", "nafan@example.com", "小区垃圾堆积成山，晚上噪音扰人清梦，停车难上加难，简直无法忍受！"),
+    (
+        "龙琳",
+        "宁夏回族自治区璐市城东林街g座 955491",
+        "nafan@example.com",
+        "小区垃圾堆积成山，晚上噪音扰人清梦，停车难上加难，简直无法忍受！",
+    ),
     ("陈建华", "广东省深圳市南山区科苑路15号", "chen.jh@example.org", "快递被放在门口丢了，客服一直说在处理，已经两周没有回音。"),
     ("王秀英", "北京市朝阳区望京街道8号院", "wxy88@example.cn", "电梯坏了三天没人修，老人上下楼非常不方便。"),
     ("李强", "四川省成都市武侯区人民南路四段", "liq@example.net", "楼下餐馆油烟直接排到窗口，投诉多次无效。"),
@@ -247,7 +252,11 @@ def _ner_example(i: int) -> tuple[str, Any, Any]:
 
 
 def _chat_example(i: int) -> tuple[str, Any, Any]:
-    return f"第{i}个问题：Capybara 有什么特性？{'请详细说明。' * (i % 6)}", "支持多语言，可以离线使用。", f"支持多种语言，可以在线使用{EVIL}。"
+    return (
+        f"第{i}个问题：Capybara 有什么特性？{'请详细说明。' * (i % 6)}",
+        "支持多语言，可以离线使用。",
+        f"支持多种语言，可以在线使用{EVIL}。",
+    )
 
 
 def _ocr_example(i: int) -> tuple[str, Any, Any]:
@@ -276,7 +285,15 @@ def _event(step: int) -> dict[str, Any]:
     loss = 2.1 * math.exp(-step / 25) + 0.06 + 0.05 * math.sin(step * 1.7)
     rate = 1e-4 * (1 - step / 10_001)
     norm = 0.8 + 0.4 * abs(math.cos(step))
-    return {"step": step, "epoch": step / 40, "loss": loss, "learning_rate": rate, "grad_norm": norm, "tokens": 8192 * step, "seconds": step * 1.4}
+    return {
+        "step": step,
+        "epoch": step / 40,
+        "loss": loss,
+        "learning_rate": rate,
+        "grad_norm": norm,
+        "tokens": 8192 * step,
+        "seconds": step * 1.4,
+    }
 
 
 def _facts(kind: str, n_steps: int) -> dict[str, Any]:
@@ -333,7 +350,7 @@ def _data(kind: str) -> dict[str, Any]:
                 "hint": "mend the rows, or set copied: false",
             },
         ],
-        "split": {"train": 277, "valid": 39, "test": 79},
+        "split": {"train": 316, "valid": 39, "test": 40},
         "fingerprint": "12" * 32,
         "statistics": statistics,
     }

@@ -51,6 +51,17 @@ def series(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, flo
     return sorted(points.items())
 
 
+def running_mean(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Each value replaced by the mean of its neighbours, a fortieth of the series to either side, fewer near the ends."""
+    sums = [0.0, *accumulate(value for _, value in points)]
+    reach = max(2, len(points) // 40)
+    means = []
+    for i, (step, _) in enumerate(points):
+        near = min(reach, i, len(points) - 1 - i)
+        means.append((step, (sums[i + near + 1] - sums[i - near]) / (2 * near + 1)))
+    return means
+
+
 def _loss(events: Sequence[Mapping[str, Any]]) -> Picture | None:
     points = series(events, "loss")
     if not points:
@@ -58,10 +69,7 @@ def _loss(events: Sequence[Mapping[str, Any]]) -> Picture | None:
     lines = [svg.Series("loss", points, "tuned", dots=len(points) <= 12)]
     note = f"{number(points[0][1])} at the first step, {number(points[-1][1])} at the last"
     if len(points) >= SMOOTH_FROM:
-        keep = 1 - 1 / max(5.0, len(points) / 40)
-        means = accumulate((value for _, value in points), lambda mean, value: keep * mean + (1 - keep) * value)
-        mean = [(step, value) for (step, _), value in zip(points, means, strict=True)]
-        lines = [svg.Series("each step", points, "faint"), svg.Series("running mean", mean, "tuned")]
+        lines = [svg.Series("each step", points, "faint"), svg.Series("running mean", running_mean(points), "tuned")]
         note += "; the bold line is its running mean"
     return Picture("Training loss", note, svg.line_chart("Training loss by step", lines, x_title="step"))
 
@@ -98,5 +106,7 @@ def _plain(events: Sequence[Mapping[str, Any]], key: str, title: str) -> Picture
     points = series(events, key)
     if not points:
         return None
-    note = f"highest {number(max(value for _, value in points))}"
-    return Picture(title, note, svg.line_chart(f"{title} by step", [svg.Series(title, points, "tuned")], x_title="step", height=150))
+    highest = max(value for _, value in points)
+    lines = [svg.Series(title, points, "tuned")]
+    drawing = svg.line_chart(f"{title} by step", lines, x_title="step", y_range=(0.0, highest * 1.08 or 1.0), height=150)
+    return Picture(title, f"highest {number(highest)}", drawing)

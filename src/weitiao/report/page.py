@@ -70,6 +70,7 @@ def render(record: RunRecord) -> str:
         answers=sort_answers(record),
         questions=question_rows(record),
         data=describe_data(record.data),
+        has_facts=bool(record.facts),
         facts=run_facts(record),
         fingerprints=fingerprints(record),
         recipe_text=record.recipe_text,

@@ -85,6 +85,7 @@ def line_chart(
     x_title: str,
     y_range: tuple[float, float] | None = None,
     mark: tuple[float, str] | None = None,
+    x_percent: bool = False,
     height: int = HEIGHT,
     percent: bool = False,
 ) -> Markup:
@@ -98,6 +99,7 @@ def line_chart(
         mark: a place on the horizontal axis and the word that stands there.
         height: of the drawing, in its own units.
         percent: whether the vertical axis is a share of 1, shown in percent.
+        x_percent: the same for the horizontal axis.
 
     Returns:
         An ``svg`` element.
@@ -107,12 +109,13 @@ def line_chart(
     low, high = y_range or _padded(min(ys), max(ys))
     x = Scale(min(xs), max(xs), LEFT, WIDTH - RIGHT)
     y = Scale(low, high, height - BOTTOM, TOP)
-    parts = [_axes(x, y, height, x_title, percent)]
+    parts = [_axes(x, y, height, x_title, percent, x_percent)]
     if mark:
         at = x(mark[0])
         side = "end" if at > WIDTH * 0.7 else "start"
         parts.append(tag("line", x1=at, x2=at, y1=TOP, y2=height - BOTTOM, class_="mark"))
-        parts.append(tag("text", mark[1], x=at + (-5 if side == "end" else 5), y=TOP + 9, class_="mark-label", text_anchor=side))
+        word = tag("text", mark[1], x=at + (-6 if side == "end" else 6), y=height - BOTTOM - 8, class_="mark-label", text_anchor=side)
+        parts.append(word)
     for line in series:
         places = [(x(a), y(b)) for a, b in thinned(line.points)]
         parts.append(tag("polyline", points=" ".join(f"{a:g},{b:g}" for a, b in places), class_=f"line {line.style}"))
@@ -164,7 +167,7 @@ def histogram(title: str, edges: Sequence[float], counts: Sequence[float], *, x_
     n = len(counts)
     x = Scale(0, n, LEFT, WIDTH - RIGHT)
     y = Scale(0, max(counts) or 1, height - BOTTOM, TOP)
-    parts = [_axes(None, y, height, x_title, False)]
+    parts = [_axes(None, y, height, x_title)]
     for i, count in enumerate(counts):
         text = f"{number(edges[i])} to {number(edges[i + 1])}: {number(count)}"
         parts.append(
@@ -210,15 +213,19 @@ def _padded(low: float, high: float) -> tuple[float, float]:
     return (0.0 if 0 <= low < 0.35 * high else low - room), high + room
 
 
-def _axes(x: Scale | None, y: Scale, height: int, x_title: str, percent: bool) -> Markup:
+def _axes(x: Scale | None, y: Scale, height: int, x_title: str, percent: bool = False, x_percent: bool = False) -> Markup:
     parts = []
     for value in ticks(y.low, y.high):
         at = y(value)
         parts.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=at, y2=at, class_="grid"))
-        shown = f"{100 * value:g} %" if percent else f"{value:g}"
-        parts.append(tag("text", shown, x=LEFT - 6, y=at + 4, class_="tick", text_anchor="end"))
+        parts.append(tag("text", _tick(value, percent), x=LEFT - 6, y=at + 4, class_="tick", text_anchor="end"))
     if x:
         marks = [value for value in ticks(x.low, x.high, 5) if not (x.high > 10 and value != round(value))]
-        parts.extend(tag("text", f"{value:,g}", x=x(value), y=height - BOTTOM + 14, class_="tick", text_anchor="middle") for value in marks)
+        for value in marks:
+            parts.append(tag("text", _tick(value, x_percent), x=x(value), y=height - BOTTOM + 14, class_="tick", text_anchor="middle"))
     parts.append(tag("text", x_title, x=WIDTH - RIGHT, y=height - 3, class_="axis-title", text_anchor="end"))
     return Markup("").join(parts)
+
+
+def _tick(value: float, percent: bool) -> str:
+    return f"{100 * value:g} %" if percent else f"{value:,g}"

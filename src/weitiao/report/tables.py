@@ -130,7 +130,9 @@ def _confidence(before: Any, after: Any) -> list[Table | Chart]:
     if bins:
         points = [(row["confidence"], row["accuracy"]) for row in bins]
         lines = [svg.Series("ideal", [(0, 0), (1, 1)], "faint"), svg.Series("tuned", points, "tuned", dots=True)]
-        drawing = svg.line_chart("Share of right answers by confidence", lines, x_title="confidence", y_range=(0, 1.02), percent=True)
+        drawing = svg.line_chart(
+            "Share of right answers by confidence", lines, x_title="confidence", y_range=(0, 1.02), percent=True, x_percent=True
+        )
         note = "How often the model is right when it says how sure it is; on the thin line, as often as it says."
         note += f" Expected calibration error {figure('ece', content.get('ece'))}"
         temperature = content.get("temperature")

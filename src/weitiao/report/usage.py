@@ -37,8 +37,8 @@ def run_facts(record: RunRecord) -> list[tuple[str, str]]:
         ("Device", " ".join(str(facts[key]) for key in ("device", "dtype") if facts.get(key)) or None),
         ("Seed", _text(facts.get("seed"))),
         ("Scored in", _scoring_time(record)),
-        ("Started", _text(facts.get("started"))),
-        ("Finished", _text(facts.get("finished"))),
+        ("Started", _moment(facts.get("started"))),
+        ("Finished", _moment(facts.get("finished"))),
         ("Processor", _text((facts.get("machine") or {}).get("processor"))),
     ]
     return [(name, text) for name, text in found if text]
@@ -112,6 +112,11 @@ def question_rows(record: RunRecord) -> list[tuple[str, str, str]]:
 
 def _text(value: Any) -> str | None:
     return None if value is None else f"{value:,}" if isinstance(value, int) and value >= 10_000 else str(value)
+
+
+def _moment(value: Any) -> str | None:
+    """An ISO time without seconds."""
+    return None if not value else f"{str(value)[:16].replace('T', ' ')} UTC"
 
 
 def _with(words: Any, value: Any) -> str | None:

@@ -151,37 +151,32 @@ def _warnings(record: RunRecord) -> list[str]:
 
 def _forest(rows: Sequence[MetricRow], record: RunRecord) -> Markup:
     """Each metric of both models as a dot with its interval, on an axis from 0 to 1, or to the largest value where it has its own unit."""
-    step, left, right = 44, 12, 448
+    step, left, right = 54, 14, 446
     parts: list[str] = []
     for place, row in enumerate(rows):
-        y = 16 + place * step
-        limits = {name: _limits(row.name, side) for name, side in _sides(record)}
-        values = [figure.value for figure in (row.baseline, row.tuned) if figure]
-        highest = max([*values, *(pair[1] for pair in limits.values() if pair)])
-        top = highest * 1.1 if row.name in OWN_UNIT or highest > 1 else 1.0
-        x = svg.Scale(0, top or 1, left, right)
-        note = f"0 to {figure(row.name, top)}" if top != 1 else ""
-        parts.append(
-            svg.tag(
-                "text",
-                row.label,
-                svg.tag("tspan", "  lower is better" if row.lower_is_better else "", class_="axis-title"),
-                x=left,
-                y=y,
-                class_="name",
-            )
-        )
-        parts.append(svg.tag("text", note, x=right, y=y, class_="axis-title", text_anchor="end"))
-        parts.append(svg.tag("line", x1=left, x2=right, y1=y + 15, y2=y + 15, class_="track"))
-        for (name, _), shown, dy in zip(_sides(record), (row.baseline, row.tuned), (-3, 3), strict=True):
-            if shown is None:
+        y = 14 + place * step
+        shown = [
+            (name, drawn, _limits(row.name, side)) for (name, side), drawn in zip(_sides(record), (row.baseline, row.tuned), strict=True)
+        ]
+        highest = max([*(drawn.value for _, drawn, _ in shown if drawn), *(pair[1] for *_, pair in shown if pair)])
+        own_scale = row.name in OWN_UNIT or highest > 1
+        x = svg.Scale(0, highest * 1.1 if own_scale else 1, left, right)
+        remark = [
+            text for text, holds in (("lower is better", row.lower_is_better), (f"0 to {figure(row.name, x.high)}", own_scale)) if holds
+        ]
+        small = svg.tag("tspan", "  " + ", ".join(remark), class_="axis-title")
+        parts.append(svg.tag("text", row.label, small, x=left - 8, y=y, class_="name", **{"xml:space": "preserve"}))
+        figures = " → ".join(drawn.text for _, drawn, _ in shown if drawn)
+        parts.append(svg.tag("text", figures, x=right + 8, y=y, class_="name", text_anchor="end"))
+        parts.append(svg.tag("line", x1=left, x2=right, y1=y + 20, y2=y + 20, class_="track"))
+        for (name, drawn, pair), at in zip(shown, (y + 15, y + 25), strict=True):
+            if drawn is None:
                 continue
-            at = y + 15 + dy
-            if pair := limits[name]:
+            if pair:
                 parts.append(svg.tag("line", x1=x(pair[0]), x2=x(pair[1]), y1=at, y2=at, class_=f"whisker {name}"))
-            title = svg.tag("title", f"{name}: {shown.text} ({shown.interval})")
-            parts.append(svg.tag("circle", title, cx=x(shown.value), cy=at, r=5, class_=f"dot {name}"))
-    return svg.canvas("Metrics of the base and the tuned model with their 95 % intervals", parts, step * len(rows) + 2)
+            title = svg.tag("title", f"{name}: {drawn.text} ({drawn.interval})")
+            parts.append(svg.tag("circle", title, cx=x(drawn.value), cy=at, r=5, class_=f"dot {name}"))
+    return svg.canvas("Metrics of the base and the tuned model with their 95 % intervals", parts, step * len(rows) - 4)
 
 
 def _sides(record: RunRecord) -> tuple[tuple[str, Side], ...]:
