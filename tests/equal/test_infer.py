@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def loaded(request: pytest.FixtureRequest) -> LoadedModel:
 
 def load(folder: Path) -> LoadedModel:
     network = AutoModelForCausalLM.from_pretrained(folder).eval()
-    return LoadedModel(network, AutoTokenizer.from_pretrained(folder), folder, folder.name)
+    return LoadedModel(network, AutoTokenizer.from_pretrained(folder), folder, folder.name, torch.float32)
 
 
 def renderer_of(model: LoadedModel) -> Any:
@@ -210,7 +211,7 @@ def test_likelihood_is_that_of_the_trained_tokens(loaded: LoadedModel) -> None:
 def test_an_adapter_is_used_and_train_mode_comes_back(tmp_path: Path) -> None:
     model = load(build_tiny("qwen3", tmp_path / "m", seed=3))
     config = LoraConfig(r=4, lora_alpha=32, lora_dropout=0.5, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
-    tuned = LoadedModel(get_peft_model(model.network, config), model.processor, model.path, model.name)
+    tuned = LoadedModel(get_peft_model(model.network, config), model.processor, model.path, model.name, torch.float32)
     tuned.network.train()
     tuned.network.base_model.model.model.layers[0].eval()
     before = [module.training for module in tuned.network.modules()]
@@ -219,3 +220,18 @@ def test_an_adapter_is_used_and_train_mode_comes_back(tmp_path: Path) -> None:
     assert [module.training for module in tuned.network.modules()] == before
     tuned.network.eval()
     assert [found[i].text for i in range(len(TEXTS))] == [renderer.decode(plain_greedy(tuned, renderer, s, 10)[0]) for s in samples()]
+
+
+def test_float32_weights_answer_in_the_dtype_of_the_arithmetic(tiny_qwen3: Path) -> None:
+    exact = load(tiny_qwen3)
+    rough = replace(exact, dtype=torch.bfloat16)
+    exact_scores, rough_scores = (
+        [
+            list((answer.label_probabilities or {}).values())
+            for _, answer in make_engine(model, renderer_of(model)).score_labels(samples(), lambda _sample: LABELS)
+        ]
+        for model in (exact, rough)
+    )
+    difference = (torch.tensor(exact_scores) - torch.tensor(rough_scores)).abs().max()
+    assert 1e-4 < difference < 0.1
+    assert len(list(make_engine(rough, renderer_of(rough)).generate(samples(), Sampling(max_new_tokens=3)))) == len(TEXTS)

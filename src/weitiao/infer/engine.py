@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+import torch
 from transformers import DynamicCache
 
 from weitiao.errors import RowError
@@ -34,15 +35,25 @@ def make_engine(model: LoadedModel, renderer: Renderer, batch_size: int = 16, ma
     network = plain_network(model.network)
     tokenizer = getattr(model.processor, "tokenizer", model.processor)
     grammars = Grammars(tokenizer, network.get_output_embeddings().weight.shape[0], renderer.stop_token_ids)
-    return EmbeddedEngine(network, renderer, grammars, batch_size, max_prompt_tokens)
+    return EmbeddedEngine(network, model.dtype, renderer, grammars, batch_size=batch_size, max_prompt_tokens=max_prompt_tokens)
 
 
 class EmbeddedEngine:
     """Answers in batches of like length; what all prompts of a call begin with is read once."""
 
-    def __init__(self, network: Network, renderer: Renderer, grammars: Grammars, batch_size: int, max_prompt_tokens: int | None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        dtype: torch.dtype,
+        renderer: Renderer,
+        grammars: Grammars,
+        *,
+        batch_size: int,
+        max_prompt_tokens: int | None,
+    ) -> None:
         """Keep the parts; see ``make_engine``."""
         self._network = network
+        self._dtype = dtype
         self._renderer = renderer
         self._grammars = grammars
         self._batch_size = batch_size
@@ -73,7 +84,7 @@ class EmbeddedEngine:
         for batch, prefix in self._batches(samples, sampling.max_new_tokens):
             asked = [constraint(prompt.sample) if constraint else None for prompt in batch]
             matchers = [self._grammars.matcher(wish, prompt.sample.origin) for wish, prompt in zip(asked, batch, strict=True)]
-            with answering(self._network):
+            with answering(self._network, self._dtype):
                 answers = list(decode_batch(self._network, self._renderer, batch, prefix, sampling=sampling, matchers=matchers))
             yield from answers
 
@@ -97,7 +108,7 @@ class EmbeddedEngine:
         for batch, prefix in self._batches(samples, longest_tree):
             offered = [candidates[prompt.index] for prompt in batch]
             sequences = [tokens[prompt.index] for prompt in batch]
-            with answering(self._network):
+            with answering(self._network, self._dtype):
                 answers = score_batch(self._network, self._renderer, batch, prefix, candidates=offered, sequences=sequences)
             yield from answers
 
@@ -125,7 +136,7 @@ class EmbeddedEngine:
             trained.append(rendered.trained)
         check_lengths(rows, 0, self._network.config)
         for batch in plan_batches(rows, self._batch_size, 0, self._cache_tokens()):
-            with answering(self._network):
+            with answering(self._network, self._dtype):
                 answers = likelihood_batch(self._network, batch, [trained[row.index] for row in batch], self._renderer.pad_token_id)
             yield from answers
 
@@ -136,10 +147,10 @@ class EmbeddedEngine:
         shared = shared_prefix(prompts)
         prefix = None
         if shared:
-            with answering(self._network):
+            with answering(self._network, self._dtype):
                 prefix = read_prefix(self._network, shared)
         for batch in plan_batches(prompts, self._batch_size, n_new_tokens, self._cache_tokens()):
             yield batch, prefix
 
     def _cache_tokens(self) -> int:
-        return cache_tokens_that_fit(self._network.config, self._network.dtype, self._network.device)
+        return cache_tokens_that_fit(self._network.config, self._dtype, self._network.device)

@@ -23,7 +23,7 @@ from transformers import DynamicCache
 
 from weitiao.errors import EngineError
 from weitiao.infer.batches import Prompt
-from weitiao.infer.network import Network, Reading, read_batch, token_log_probs
+from weitiao.infer.network import Network, Reading, arithmetic_dtype, read_batch, token_log_probs
 from weitiao.seams import Answer, Renderer, Sample, text_message
 
 ROOT = -1
@@ -173,9 +173,8 @@ def _read_trees(network: Network, reading: Reading, trees: Sequence[Tree], n_nod
                 sees_BNN[row, node] |= sees_BNN[row, parent]
     prompt_BNT = reading.mask[:, None].expand(-1, n_nodes, -1)
     visible_BNT = torch.cat([prompt_BNT, sees_BNN.to(device)], dim=-1)
-    mask_B1NT = torch.zeros(visible_BNT.shape, dtype=network.dtype, device=device).masked_fill(
-        ~visible_BNT, torch.finfo(network.dtype).min
-    )[:, None]
+    dtype = arithmetic_dtype(network)
+    mask_B1NT = torch.zeros(visible_BNT.shape, dtype=dtype, device=device).masked_fill(~visible_BNT, torch.finfo(dtype).min)[:, None]
     output = network.base_model(
         input_ids=chunk_BN.to(device),
         attention_mask=mask_B1NT,

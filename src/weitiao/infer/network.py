@@ -67,16 +67,31 @@ def plain_network(network: Any) -> Network:
 
 
 @contextmanager
-def answering(network: Network) -> Iterator[None]:
-    """Eval mode without gradients; every module that was in train mode is put back into it at the end."""
+def answering(network: Network, dtype: torch.dtype) -> Iterator[None]:
+    """Eval mode without gradients; every module that was in train mode is put back into it at the end.
+
+    Args:
+        network: the plain network.
+        dtype: of the arithmetic, where weights that are being trained are kept in float32.
+
+    Yields:
+        Nothing.
+    """
     in_training = [module for module in network.modules() if module.training]
     network.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(network.device.type, dtype, enabled=dtype != network.dtype):
             yield
     finally:
         for module in in_training:
             module.training = True
+
+
+def arithmetic_dtype(network: Network) -> torch.dtype:
+    """The dtype that attention computes in here and now."""
+    kind = network.device.type
+    dtype: torch.dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else network.dtype
+    return dtype
 
 
 def read_prefix(network: Network, token_ids: Sequence[int]) -> DynamicCache:
