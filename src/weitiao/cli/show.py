@@ -38,8 +38,8 @@ def comparison_table(comparison: Comparison) -> Table:
     for name, tuned in comparison.tuned.metrics.items():
         gain = comparison.gain.get(name)
         before = comparison.baseline.metrics.get(name)
-        change = ["-", "-"] if gain is None else [f"{gain[0]:+.4f}", f"{gain[1]:+.4f} to {gain[2]:+.4f}"]
-        table.add_row(name, "-" if before is None else f"{before:.4f}", f"{tuned:.4f}", *change)
+        change = ["-", "-"] if gain is None or None in gain else [f"{gain[0]:+.4f}", f"{gain[1]:+.4f} to {gain[2]:+.4f}"]
+        table.add_row(name, _number(before), _number(tuned), *change)
     limited = (comparison.baseline.length_limited, comparison.tuned.length_limited)
     table.add_row("ran into the length limit", f"{limited[0]:.1%}", f"{limited[1]:.1%}", "", "", style="dim")
     return table
@@ -50,7 +50,7 @@ def show_scores(scores: Scores) -> None:
     table = _table(f"{scores.n:,} rows in {scores.seconds:,.1f} s", ["metric", "value", "95 % interval"])
     for name, value in scores.metrics.items():
         interval = scores.intervals.get(name)
-        table.add_row(name, f"{value:.4f}", "-" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}")
+        table.add_row(name, _number(value), "-" if interval is None or None in interval else f"{interval[0]:.4f} to {interval[1]:.4f}")
     table.add_row("ran into the length limit", f"{scores.length_limited:.1%}", "", style="dim")
     _console().print(table)
 
@@ -132,6 +132,10 @@ def size(n_bytes: int) -> str:
             return f"{value:.0f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _console() -> Console:

