@@ -108,8 +108,6 @@ def _save_tokenizer(file: Path, folder: Path, split: str) -> Tokens:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name, local_files_only=True)
-    if tokenizer.chat_template is None:
-        raise ModelError("the file holds no chat template", where=str(file), hint="use the model's safetensors folder or hub id")
     tokenizer.save_pretrained(folder)
 
     path = folder / "tokenizer.json"
