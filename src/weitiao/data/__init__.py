@@ -6,5 +6,6 @@ into ``SHAPES`` (shapes.py). Knows nothing of tokens, templates or models; what 
 
 from weitiao.data.load import load_samples
 from weitiao.data.other import load_file
+from weitiao.data.propose import propose_recipe
 
-__all__ = ["load_file", "load_samples"]
+__all__ = ["load_file", "load_samples", "propose_recipe"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from weitiao.data.keys import ImageHashes, answer_text, hashed, input_text
 from weitiao.data.rows import N_EXAMPLES
 from weitiao.data.split import TEST, TRAIN, VALID
-from weitiao.seams import Finding, Record, RowProblem, Severity
+from weitiao.seams import Finding, Record
 
 PART_NAMES = {TRAIN: "train", VALID: "valid", TEST: "test"}
 OriginOf = Callable[[int], str]
@@ -41,11 +41,11 @@ class Facts:
     entity_counts: Counter[str] = field(default_factory=Counter)
     n_without_entities: int = 0
 
-    def add(self, record: Record) -> None:
-        """Take the numbers of the next row."""
+    def add(self, record: Record, *, is_kept: bool) -> None:
+        """Take the numbers of the next row; those of a row that is not kept only fill its place."""
         row = len(self.input_keys)
         asked, answer = input_text(record), answer_text(record)
-        images = [self.images.of(path) for path in record.images]
+        images = [self.images.of(path) for path in record.images] if is_kept else []
         text = " ".join(asked.split())
         self.input_keys.append(hashed("\0".join([record.instruction, text, *map(str, images)])))
         self.answer_keys.append(hashed(answer))
@@ -66,36 +66,9 @@ class Facts:
         self.labels.append(-1 if name is None else self.label_numbers.setdefault(name, len(self.label_numbers)))
         self.n_input_characters.append(len(asked))
         self.n_answer_characters.append(len(answer) if record.answer is None else len(record.answer))
-        if record.entities is not None:
+        if record.entities is not None and is_kept:
             self.n_without_entities += not record.entities
             self.entity_counts.update(entity.label for entity in record.entities)
-
-
-class ProblemCounter:
-    """Gathers what is said of single rows into findings by code."""
-
-    def __init__(self) -> None:
-        self._found: dict[str, tuple[RowProblem, list[str], Counter[str]]] = {}
-
-    def add(self, origin: str, problems: Iterable[RowProblem]) -> None:
-        """Count each code once for this row."""
-        seen = set()
-        for problem in problems:
-            if problem.code in seen:
-                continue
-            seen.add(problem.code)
-            _, origins, counts = self._found.setdefault(problem.code, (problem, [], Counter()))
-            counts[problem.code] += 1
-            if len(origins) < N_EXAMPLES:
-                origins.append(origin)
-
-    def findings(self) -> list[Finding]:
-        """One finding per code; rows with errors were rejected, so they are told as warnings here."""
-        out = []
-        for code, (problem, origins, counts) in self._found.items():
-            severity: Severity = "warning" if problem.severity == "error" else problem.severity
-            out.append(Finding(code, severity, counts[code], problem.message, tuple(origins), problem.hint))
-        return out
 
 
 def equal_rows(facts: Facts, rows: np.ndarray, origin_of: OriginOf) -> list[Finding]:
@@ -153,7 +126,8 @@ def overlaps(facts: Facts, rows: np.ndarray, parts: np.ndarray, origin_of: Origi
     ):
         found = shared_keys(np.array(numbers, dtype=np.int64), np.array(keys, dtype=np.uint64), part_of)
         if found:
-            out.append(overlap_finding(code, noun, found, part_of, origin_of))
+            hint = "figures on rows seen in training are too good; take them out of one of the files"
+            out.append(overlap_finding(code, noun, found, part_of, origin_of, hint))
     return out
 
 
@@ -172,13 +146,30 @@ def shared_keys(numbers: np.ndarray, keys: np.ndarray, part_of: np.ndarray) -> l
     return list(zip(first[crossing].tolist(), last[crossing].tolist(), strict=True))
 
 
-def overlap_finding(code: str, noun: str, pairs: Sequence[tuple[int, int]], part_of: np.ndarray, origin_of: OriginOf) -> Finding:
+def overlap_finding(code: str, noun: str, pairs: Sequence[tuple[int, int]], part_of: np.ndarray, origin_of: OriginOf, hint: str) -> Finding:
     """The finding for texts or images that stand in two parts."""
     names = Counter(f"{PART_NAMES[part_of[a]]} and {PART_NAMES[part_of[b]]}" for a, b in pairs)
     message = f"{noun} stand in more than one part: " + ", ".join(f"{count} in {name}" for name, count in names.most_common())
     origins = tuple(f"{origin_of(a)} = {origin_of(b)}" for a, b in pairs[:N_EXAMPLES])
-    hint = "figures on rows seen in training are too good; take them out of one of the files"
     return Finding(code, "warning", len(pairs), message, origins, hint)
+
+
+def near_overlaps(
+    families: Sequence[Sequence[int]], rows: np.ndarray, parts: np.ndarray, n_rows: int, origin_of: OriginOf
+) -> list[Finding]:
+    """Near duplicates that stand in more than one part."""
+    part_of = np.full(n_rows, -1, dtype=np.int8)
+    part_of[rows] = parts
+    pairs = []
+    for family in families:
+        first = family[0]
+        other = next((row for row in family if part_of[row] != part_of[first]), None)
+        if other is not None:
+            pairs.append((first, other))
+    if not pairs:
+        return []
+    hint = "figures on them are too good; keep them together with data.split.near: true"
+    return [overlap_finding("overlap-near", "families of near duplicates", pairs, part_of, origin_of, hint)]
 
 
 def label_balance(facts: Facts, rows: np.ndarray, origin_of: OriginOf) -> list[Finding]:

@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from weitiao.data.audit import Facts, ProblemCounter, equal_rows, label_balance, overlaps, statistics
-from weitiao.data.keys import ImageHashes
+from weitiao.data.audit import Facts, equal_rows, label_balance, near_overlaps, overlaps, statistics
+from weitiao.data.check import Checked, check_records
 from weitiao.data.rows import Tally
 from weitiao.data.shapes import Recognised
 from weitiao.data.sources import listed, read_source, reading_of
 from weitiao.data.split import TEST, TRAIN, VALID, assign_parts, group_rows, mixed
-from weitiao.data.store import Store, StoredSamples, StoreWriter, completed
-from weitiao.errors import DataError, Problems, RowError
+from weitiao.data.store import Store, StoredSamples, StoreWriter
+from weitiao.errors import DataError
 from weitiao.log import progress
 from weitiao.recipe.sections import Data
-from weitiao.seams import DataReport, Finding, Record, SampleSet, Task
+from weitiao.seams import DataReport, Record, SampleSet, Task
 
 
 @dataclass(slots=True)
@@ -49,24 +49,25 @@ def load_samples(section: Data, task: Task, seed: int) -> SampleSet:
 
     Raises:
         DataError: a source is not there, cannot be read, or fits no shape.
-        Problems: more rows than ``allow_dropped`` cannot be used, with the reasons; or an error among the findings.
+        Problems: more rows than ``allow_dropped`` cannot be used; one problem per reason.
     """
     tally = Tally()
     loaded = _read_all(section, task.kind, tally)
-    facts, kept, problems = _check_all(loaded, task, tally)
+    checked = check_records(loaded.store, loaded.candidates, task, tally, all_near=section.split.near)
     tally.refuse_beyond(section.allow_dropped)
-    parts = _split(section, loaded, facts, kept, seed)
+    parts = _split(section, loaded, checked, seed)
 
     def origin_of(row: int) -> str:
         return loaded.store[int(row)].origin
 
+    facts, kept = checked.facts, checked.kept
     findings = [
-        *problems.findings(),
+        *checked.findings,
         *equal_rows(facts, kept, origin_of),
         *overlaps(facts, kept, parts, origin_of),
+        *near_overlaps(checked.families, kept, parts, len(loaded.store), origin_of),
         *label_balance(facts, kept, origin_of),
     ]
-    _refuse_errors(findings)
     report = DataReport(
         shape="; ".join(shape.sentence for shape in loaded.shapes),
         n_read=tally.n_read,
@@ -76,7 +77,7 @@ def load_samples(section: Data, task: Task, seed: int) -> SampleSet:
         findings=tuple(sorted(findings, key=lambda finding: ("error", "warning", "note").index(finding.severity))),
         split={name: int((parts == part).sum()) for name, part in (("train", TRAIN), ("valid", VALID), ("test", TEST))},
         fingerprint=_fingerprint(facts, kept, parts),
-        statistics={**statistics(facts, kept, parts), "candidates": list(loaded.candidates)},
+        statistics={**statistics(facts, kept, parts), **checked.statistics, "candidates": list(loaded.candidates)},
     )
     return _sample_set(loaded, facts, kept, parts, task, seed, report)
 
@@ -117,39 +118,17 @@ def _labels(record: Record) -> Iterator[str]:
         yield from record.labels
 
 
-def _check_all(loaded: Loaded, task: Task, tally: Tally) -> tuple[Facts, np.ndarray, ProblemCounter]:
-    """Let the task see every record; those that it can use are kept."""
-    facts = Facts(ImageHashes())
-    problems = ProblemCounter()
-    kept = []
-    with progress("checking", len(loaded.store)) as advance:
-        for row, stored in enumerate(loaded.store):
-            record = completed(stored, loaded.candidates)
-            facts.add(record)
-            found = task.check_record(record)
-            fatal = next((problem for problem in found if problem.severity == "error"), None)
-            try:
-                if fatal is not None:
-                    raise RowError(fatal.message, where=record.origin, hint=fatal.hint)
-                task.make_sample(record)
-            except RowError as err:
-                tally.reject(record.origin, err)
-            else:
-                kept.append(row)
-                problems.add(record.origin, found)
-            advance(1)
-    return facts, np.array(kept, dtype=np.int64), problems
-
-
-def _split(section: Data, loaded: Loaded, facts: Facts, kept: np.ndarray, seed: int) -> np.ndarray:
+def _split(section: Data, loaded: Loaded, checked: Checked, seed: int) -> np.ndarray:
     """The part of every kept row."""
-    n_rows = len(loaded.store)
+    facts, kept = checked.facts, checked.kept
     keys = [
         (np.array(rows, dtype=np.int64), np.array(values, dtype=np.uint64))
         for rows, values in ((facts.text_rows, facts.text_keys), (facts.image_rows, facts.image_keys), (facts.group_rows, facts.group_keys))
     ]
-    groups = group_rows(n_rows, keys)[kept]
-    parts = loaded.named_parts[kept].copy()
+    if section.split.near:
+        keys += [(np.array(family, dtype=np.int64), np.zeros(len(family), dtype=np.uint64)) for family in checked.families]
+    groups = group_rows(len(loaded.store), keys)[kept]
+    parts: np.ndarray = loaded.named_parts[kept].copy()
     free = parts == TRAIN
     parts[free] = assign_parts(
         np.unique(groups[free], return_inverse=True)[1],
@@ -162,13 +141,6 @@ def _split(section: Data, loaded: Loaded, facts: Facts, kept: np.ndarray, seed: 
     if not (parts == TRAIN).any():
         raise DataError("no row is left for training", where="data.split", hint="lower data.split.valid and data.split.test, or add rows")
     return parts
-
-
-def _refuse_errors(findings: list[Finding]) -> None:
-    errors = [finding for finding in findings if finding.severity == "error"]
-    if errors:
-        listed_errors = [DataError(error.message, where=", ".join(error.origins), hint=error.hint) for error in errors]
-        raise Problems(list(listed_errors), what=f"the data has {len(errors)} faults that no run can work with")
 
 
 def _fingerprint(facts: Facts, kept: np.ndarray, parts: np.ndarray) -> str:

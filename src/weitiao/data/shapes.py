@@ -135,7 +135,7 @@ def recognise(
     Raises:
         DataError: a mapped column does not exist, the shape is unknown, or no shape fits.
     """
-    columns = _columns_of(rows)
+    columns = columns_of(rows)
     mapping = {name: column for name, column in mapping.items() if with_truth or name not in TRUTHS or column in columns}
     _refuse_unknown_columns(mapping, columns, where)
     names = SHAPES_OF_KIND[kind] if shape is None else (_known_shape(shape, kind),)
@@ -155,7 +155,7 @@ def recognise(
     )
 
 
-def _columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Column -> what its cells hold in the first rows, empty ones left out; columns in the order of the file."""
     columns: dict[str, list[Any]] = {}
     for row in rows:

@@ -65,7 +65,7 @@ def read_source(source: Source, reading: Reading, tally: Tally, found: list[Reco
         DataError: the source is not there, is not what its name says, holds no row, or fits no shape.
     """
     left = reading.limit
-    for file in source_files(source):
+    for file in open_source(source):
         rows = file.rows(reading.encoding, reading.delimiter)
         n_before = tally.n_read
         yield from _read_file(file, rows if left is None else islice(rows, left), reading, tally, found)
@@ -75,7 +75,7 @@ def read_source(source: Source, reading: Reading, tally: Tally, found: list[Reco
                 return
 
 
-def source_files(source: Source) -> list[DataFile]:
+def open_source(source: Source) -> list[DataFile]:
     """The files of a source."""
     return find_files(source.path)
 

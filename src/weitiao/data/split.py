@@ -82,7 +82,8 @@ def assign_parts(groups: np.ndarray, keys: np.ndarray, labels: np.ndarray, *, va
     for label in np.unique(group_labels[group_labels >= 0]):
         _fill_empty(parts, places, np.flatnonzero(group_labels == label), valid, test, at_least=1.0)
     _fill_empty(parts, places, np.arange(len(parts)), valid, test, at_least=0.0)
-    return parts[groups]
+    out: np.ndarray = parts[groups]
+    return out
 
 
 def _fill_empty(parts: np.ndarray, places: np.ndarray, members: np.ndarray, valid: float, test: float, *, at_least: float) -> None:
