@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,5 +102,8 @@ class CarefulTracker:
         try:
             yield
         except Exception as err:  # whatever a tracker does, the run is worth more
-            self._inner = None
+            broken, self._inner = self._inner, None
+            if broken:  # otherwise SwanLab would end the experiment at the process's exit, aloud
+                with suppress(Exception):
+                    broken.finish(failed=True)
             logger.warning("SwanLab stopped working, the run goes on without it (its numbers are in events.jsonl): %s", err)

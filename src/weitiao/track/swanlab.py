@@ -12,6 +12,7 @@ import importlib.util
 import io
 import json
 import math
+import re
 import shutil
 import signal
 import sys
@@ -27,6 +28,8 @@ from weitiao.recipe.sections import SwanlabTrack
 JOURNAL = "track.jsonl"
 FOLDER = "swanlog"
 RUN_ID = "swanlab-id"
+PROJECT_NAME = re.compile(r"[0-9A-Za-z_\-+.]{1,100}")
+"""What SwanLab takes as a project's name."""
 
 
 def start_swanlab(section: SwanlabTrack, run_path: Path, name: str) -> SwanlabTracker:
@@ -41,8 +44,12 @@ def start_swanlab(section: SwanlabTrack, run_path: Path, name: str) -> SwanlabTr
         A tracker that may raise anything that SwanLab raises.
 
     Raises:
-        WeitiaoError: the local page's package is missing, or nobody is logged in for the cloud.
+        WeitiaoError: the project has a name that SwanLab does not take, the local page's package is missing, or nobody is logged in
+            for the cloud.
     """
+    if not PROJECT_NAME.fullmatch(section.project):
+        hint = "up to 100 letters, digits and _ - + . are possible; track.experiment takes any text"
+        raise WeitiaoError(f"SwanLab takes no project name like {section.project!r}", where="track.project", hint=hint)
     if section.mode == "local" and importlib.util.find_spec("swanboard") is None:
         raise WeitiaoError("the local page needs a package that is missing", hint="pip install 'swanlab[dashboard]'")
     journal = run_path / JOURNAL
