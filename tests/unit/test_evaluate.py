@@ -10,7 +10,7 @@ import pytest
 
 from weitiao import evaluate
 from weitiao.recipe.sections import Evaluate
-from weitiao.recipe.tasks import Conversation, Extraction
+from weitiao.recipe.tasks import Caption, Classification, Conversation, Extraction, Text
 from weitiao.seams import Answer, Constraint, Record, Sample, Sampling, Task
 from weitiao.tasks import make_task
 
@@ -24,6 +24,7 @@ class TableEngine:
         self.answers = answers
         self.n_before_dying = n_before_dying
         self.asked: list[str] = []
+        self.constraints: list[Constraint | None] = []
 
     def generate(
         self, samples: Sequence[Sample], sampling: Sampling, constraint: Callable[[Sample], Constraint | None] | None = None
@@ -32,6 +33,7 @@ class TableEngine:
             if len(self.asked) == self.n_before_dying:
                 raise KeyboardInterrupt
             self.asked.append(samples[i].id)
+            self.constraints.append(constraint(samples[i]) if constraint else None)
             text = self.answers[samples[i].id]
             yield i, Answer(text, 10, len(text), "length" if len(text) >= sampling.max_new_tokens else "stop")
 
@@ -200,3 +202,67 @@ def test_chat_measures_answers_and_the_likelihood_of_the_references(tmp_path: Pa
     loaded = evaluate.load_scores(tmp_path, task)
     assert loaded is not None
     assert loaded.counts["nll"].tolist() == [22.0]
+
+
+@pytest.mark.parametrize("constrained", [True, False])
+def test_decoding_is_constrained_where_the_recipe_says_so(constrained: bool) -> None:
+    task, engine = extraction(), TableEngine(GOOD)
+    evaluate.measure(engine, task, rows(task), None, Evaluate(n_bootstrap=200, constrained=constrained), title="answering", seed=1)
+    schemas = [constraint.json_schema for constraint in engine.constraints if constraint]
+    assert len(schemas) == (4 if constrained else 0)
+    assert all(schema is not None and schema["required"] == ["name", "email"] for schema in schemas)
+
+
+def labelled(task: Task) -> tuple[list[Sample], dict[str, str]]:
+    """Ten rows, of which the engine gets the last two wrong."""
+    samples = [task.make_sample(Record(f"f:{i}", str(i), text="t", labels=("ab"[i % 2],), candidates=("a", "b"))) for i in range(10)]
+    return samples, {sample.id: sample.reference if i < 8 else "a" if sample.reference == "b" else "b" for i, sample in enumerate(samples)}
+
+
+def test_labels_are_scored_and_their_probabilities_calibrated_on_other_rows(tmp_path: Path) -> None:
+    task = make_task(Classification(kind="classification"))
+    samples, answers = labelled(task)
+    engine = TableEngine(answers)
+    calibration = evaluate.calibrate(engine, task, samples, tmp_path, SECTION, title="calibrating", seed=1)
+    assert calibration is not None
+    # 0.7 was said and 0.8 is right: a temperature below 1 makes it so.
+    assert calibration.temperature == pytest.approx(math.log(0.7 / 0.3) / math.log(0.8 / 0.2), abs=0.001)
+    assert json.loads((tmp_path / "calibration.json").read_text())["n"] == 10
+    scores = evaluate.measure(engine, task, samples, tmp_path, SECTION, title="answering", seed=1, calibration=calibration)
+    assert scores.metrics["accuracy"] == 0.8
+    assert scores.details["confidence"]["ece_raw"] == pytest.approx(0.1)
+    assert scores.details["confidence"]["ece"] == pytest.approx(0, abs=0.001)
+    first = json.loads((tmp_path / "answers.jsonl").read_text().splitlines()[0])
+    assert first["probabilities"] == {"a": 0.7, "b": pytest.approx(0.3)}
+    assert first["candidates"] == ["a", "b"]
+    loaded = evaluate.load_scores(tmp_path, task)
+    assert loaded is not None
+    assert {name: column.sum() for name, column in loaded.counts.items()} == {name: column.sum() for name, column in scores.counts.items()}
+
+
+def test_only_label_scores_are_calibrated() -> None:
+    task = extraction()
+    assert evaluate.calibrate(TableEngine({}), task, rows(task), None, SECTION, title="calibrating", seed=1) is None
+    labels = make_task(Classification(kind="classification"))
+    assert evaluate.calibrate(TableEngine({}), labels, [], None, SECTION, title="calibrating", seed=1) is None
+
+
+def test_captions_compare_after_loading_with_the_frequencies_of_the_whole_set(tmp_path: Path) -> None:
+    task = make_task(Caption(kind="caption"))
+    texts = ["a cat sits on a mat", "two dogs run in the park", "a red bus in the street"]
+    samples = [task.make_sample(Record(f"f:{i}", str(i), images=(Path("a.png"),), captions=(text,))) for i, text in enumerate(texts)]
+    scores = evaluate.measure(
+        TableEngine({str(i): text for i, text in enumerate(texts)}), task, samples, tmp_path, SECTION, title="answering", seed=1
+    )
+    assert scores.metrics == pytest.approx({"bleu4": 1.0, "rouge_l": 1.0, "cider": 10.0})
+    loaded = evaluate.load_scores(tmp_path, task)
+    assert loaded is not None
+    assert loaded.counts["cider"].tolist() == scores.counts["cider"].tolist()
+    assert json.loads((tmp_path / "answers.jsonl").read_text().splitlines()[0])["images"] == ["a.png"]
+
+
+def test_documents_are_scored_by_likelihood_alone() -> None:
+    task = make_task(Text(kind="text"))
+    sample = task.make_sample(Record("f:1", "a", text="abc"))
+    scores = evaluate.measure(TableEngine({}), task, [sample], None, SECTION, title="answering", seed=1)
+    assert scores.metrics == {"perplexity": pytest.approx(math.exp(2))}

@@ -48,7 +48,9 @@ def test_the_default_prompt_is_that_of_s5_to_the_letter():
 
 
 @pytest.mark.parametrize(
-    ("of_recipe", "of_row", "wanted"), [("R", "row", "R"), ("", "row", ""), (None, "row", "row"), (None, "", S5)], ids=lambda value: repr(value)
+    ("of_recipe", "of_row", "wanted"),
+    [("R", "row", "R"), ("", "row", ""), (None, "row", "row"), (None, "", S5)],
+    ids=repr,
 )
 def test_system_is_the_recipes_then_the_rows_then_the_tasks(of_recipe, of_row, wanted):
     sample = task(NAMES, of_recipe).make_sample(record(answer=None, system=of_row))
@@ -201,7 +203,7 @@ def test_valid_json_without_fields_is_valid_and_wrong():
     assert (prediction.value, prediction.is_valid) == ({"name": None, "email": None}, True)
 
 
-@given(st.text(alphabet='{}[]",:\'`\\ \n\tanulltrue0123.eE-张<think>/', max_size=60))
+@given(st.text(alphabet="{}[]\",:'`\\ \n\tanulltrue0123.eE-张<think>/", max_size=60))
 def test_reading_never_raises_and_gives_json(answer):
     for found in read_objects(answer).objects:
         json.dumps(found, allow_nan=False)

@@ -68,19 +68,27 @@ def locate(mentions: Sequence[tuple[str, str]], text: str) -> Located:
     occurrences = {surface: _occurrences(surface, text) for surface in surfaces}
     result = Located([], [], [])
     taken: list[tuple[int, int]] = []
+    placed: set[str] = set()
     cursor = 0
     for surface, (_, label) in zip(surfaces, mentions, strict=True):
-        covered = taken + [span for other in occurrences if len(other) > len(surface) for span in occurrences[other]]
-        free = [span for span in occurrences[surface] if span not in taken]
+        longer = [span for other in occurrences if len(other) > len(surface) for span in occurrences[other]]
+        clear = [span for span in occurrences[surface] if not _overlaps(span, taken + longer)]
+        # Inside another mention only where there is no other place for it; never for a text that was placed before.
+        free = clear or ([span for span in occurrences[surface] if span not in taken] if surface not in placed else [])
         if not free:
             (result.repeated if occurrences[surface] else result.invented).append(surface)
             continue
-        start, end = min(free, key=lambda span: (any(s < span[1] and span[0] < e for s, e in covered), span[0] < cursor, span[0]))
+        start, end = min(free, key=lambda span: (span[0] < cursor, span[0]))
+        placed.add(surface)
         taken.append((start, end))
         cursor = start
         result.spans.append({"start": start, "end": end, "text": surface, "label": label})
     result.spans.sort(key=lambda entity: (entity["start"], entity["end"]))
     return result
+
+
+def _overlaps(span: tuple[int, int], others: Iterable[tuple[int, int]]) -> bool:
+    return any(start < span[1] and span[0] < end for start, end in others)
 
 
 def _occurrences(surface: str, text: str) -> list[tuple[int, int]]:

@@ -94,8 +94,10 @@ def _scan(text: str) -> list[dict[str, Any]]:
     while at != -1:
         try:
             value, end = decoder.raw_decode(text, at)
-        except (ValueError, RecursionError):
+        except ValueError:
             end = at + 1
+        except RecursionError:
+            break  # nested deeper than any answer, and so from each brace that follows
         else:
             objects.append(value)
         at = text.find("{", end)
