@@ -153,6 +153,17 @@ def test_loaded_scores_compare_like_the_measured_ones(tmp_path: Path) -> None:
     assert evaluate.compare(loaded, after, task, 200, seed=3).gain == evaluate.compare(before, after, task, 200, seed=3).gain
 
 
+def test_answers_with_unusual_line_ends_are_read_back(tmp_path: Path) -> None:
+    task = extraction()
+    odd = {**GOOD, "a": '{"name": "张\u2028三\x85", "email": ""}', "d": "one\r\ntwo\x0bthree"}
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.measure(TableEngine(odd, n_before_dying=3), task, rows(task), tmp_path, SECTION, title="answering", seed=1)
+    scores = evaluate.measure(TableEngine(odd), task, rows(task), tmp_path, SECTION, title="answering", seed=1)
+    loaded = evaluate.load_scores(tmp_path, task)
+    assert loaded is not None
+    assert loaded.counts["tp"].tolist() == scores.counts["tp"].tolist()
+
+
 def test_no_rows_give_no_metrics_and_no_gain(tmp_path: Path) -> None:
     task = extraction()
     nothing = evaluate.measure(TableEngine({}), task, [], tmp_path, SECTION, title="answering", seed=1)

@@ -187,6 +187,15 @@ def test_entities_are_trained_as_json_lines_in_the_order_of_the_text():
     assert sample.reference == REFERENCE
 
 
+def test_quotes_in_an_entity_and_labels_that_differ_come_back():
+    """Built by joining strings, the first would break the JSON; with a label kept between entities, the second would be ORG too."""
+    text = '"甲"\\公司的乙'
+    entities = (Entity(0, 6, '"甲"\\公司'[:6], "ORG"), Entity(7, 8, "乙", "PER"))
+    sample = NER.make_sample(Record("f:1", "1", text=text, entities=entities))
+    assert [json.loads(line)["entity_label"] for line in sample.messages[-1].text.split("\n")] == ["ORG", "PER"]
+    assert NER.parse(said(sample.messages[-1].text), sample).value == sample.reference
+
+
 def test_a_text_without_entities_says_so():
     sample = NER.make_sample(Record("f:1", "1", text="下雨了", entities=()))
     assert (sample.messages[-1].text, sample.reference) == ("没有找到任何实体", [])
@@ -289,12 +298,14 @@ def test_rows_whose_answer_lists_entities_train_like_rows_with_offsets():
     assert of_answer == NER.make_sample(Record("f:1", "1", text=BANK, entities=ENTITIES))
 
 
-@pytest.mark.parametrize(("name", "at_least"), [("ner_ccfbdci", 0.996), ("ner_weibo", 0.994)])
-def test_offsets_of_real_annotations_come_back_from_the_answer_form(name, at_least):
+@pytest.mark.parametrize(("name", "n_back", "n"), [("ner_ccfbdci", 4008, 4047), ("ner_weibo", 740, 747)])
+def test_offsets_of_real_annotations_come_back_from_the_answer_form(name, n_back, n):
     """What is lost is a text that occurs several times and is annotated only later: the answer form cannot say which is meant."""
     task, outcome = make_task(Ner(kind="ner")), Counter()
     for line, row in enumerate(rows_of(name), 1):
         entities = tuple(Entity(e["start_idx"], e["end_idx"], e["entity_text"], e["entity_label"]) for e in row["entities"])
-        sample = task.make_sample(Record(f"f:{line}", str(line), text=row["text"], entities=entities))
-        outcome[task.parse(said(sample.messages[-1].text), sample).value == sample.reference] += 1
-    assert outcome[True] / outcome.total() >= at_least
+        if entities:
+            sample = task.make_sample(Record(f"f:{line}", str(line), text=row["text"], entities=entities))
+            outcome[task.parse(said(sample.messages[-1].text), sample).value == sample.reference] += 1
+    assert outcome.total() == n
+    assert outcome[True] >= n_back

@@ -193,7 +193,8 @@ def _row(sample: Sample, answer: Answer, prediction: Prediction, scores: Mapping
 def read_answers(folder: Path) -> tuple[list[Sample], list[Answer], list[Prediction]]:
     """What ``write_answers`` wrote; the samples have their reference and candidates, but no messages."""
     samples, answers, predictions = [], [], []
-    for line in (folder / WHOLE).read_text(encoding="utf-8").splitlines():
+    # Not `splitlines`: answers may hold U+2028 and other characters that end a line for it.
+    for line in filter(None, (folder / WHOLE).read_text(encoding="utf-8").split("\n")):
         row = json.loads(line)
         samples.append(Sample(row["id"], row["origin"], (), row["reference"], candidates=tuple(row.get("candidates", ()))))
         answers.append(read_answer(row))

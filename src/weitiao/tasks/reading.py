@@ -45,7 +45,7 @@ def read_objects(answer: str) -> Reading:
         return Reading((whole,), "object" if not_thinking else "none", forgiven, text)
     if isinstance(whole, list):
         return Reading(tuple(item for item in whole if isinstance(item, dict)), "list" if not_thinking else "none", forgiven, text)
-    lines = [parse_json(line) for line in text.splitlines() if line.strip()]
+    lines = [parse_json(line) for line in text.split("\n") if line.strip()]
     if lines and all(isinstance(line, dict) for line in lines):
         return Reading(tuple(line for line in lines if isinstance(line, dict)), "lines" if not_thinking else "none", forgiven, text)
     objects = _scan(text)
