@@ -305,9 +305,11 @@ def evaluate_run(path: Path, other: Path | None = None, baseline: bool = False) 
     """
     run = runs.read_run(path)
     engine, task, recipe = _tuned_engine(run, tuned=not baseline)
-    rows = (
-        data.load_file(other, recipe.data, task, recipe.run.seed) if other else data.load_samples(recipe.data, task, recipe.run.seed).test
-    )
+    rows: Sequence[Sample]
+    if other is not None:
+        rows = data.load_file(other, recipe.data, task, candidates=_candidates(run))
+    else:
+        rows = data.load_samples(recipe.data, task, recipe.run.seed).test
     if not rows:
         raise CommandError("there are no rows to score", where=str(path), hint="name a file: --data rows.jsonl")
     return evaluate.measure(engine, task, rows, None, recipe.evaluate, title="answering", seed=recipe.run.seed)
@@ -326,7 +328,7 @@ def predict_run(path: Path, source: Path, output: Path) -> PredictSummary:
     """
     run = runs.read_run(path)
     engine, task, recipe = _tuned_engine(run)
-    return predict_file(engine, task, recipe, source, output)
+    return predict_file(engine, task, recipe, source, output, _candidates(run))
 
 
 def export_run(path: Path) -> tuple[Artifact, ...]:
@@ -354,6 +356,11 @@ def report_run(path: Path) -> Path:
         The page.
     """
     return report.write_report(runs.read_run(path).path)
+
+
+def _candidates(run: runs.Run) -> tuple[str, ...]:
+    """Labels of the training rows, for rows that name none."""
+    return tuple(run.read("data")["statistics"].get("candidates", ()))
 
 
 def _tuned_engine(run: runs.Run, *, tuned: bool = True) -> tuple[Engine, Task, Recipe]:

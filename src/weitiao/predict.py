@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 from weitiao import data, evaluate
-from weitiao.errors import CommandError, RowError
+from weitiao.errors import CommandError
 from weitiao.log import progress
 from weitiao.recipe import Recipe
-from weitiao.seams import Answer, Engine, Record, Sample, Task
+from weitiao.seams import Answer, Engine, Sample, Task
 
 WINDOW = 512
 """Rows held and sorted by length at once."""
@@ -33,7 +32,9 @@ class PredictSummary:
     """``rejected.jsonl`` beside the output, where a row was rejected."""
 
 
-def predict_file(engine: Engine, task: Task, recipe: Recipe, source: Path, output: Path) -> PredictSummary:
+def predict_file(
+    engine: Engine, task: Task, recipe: Recipe, source: str | Path, output: Path, candidates: tuple[str, ...] = ()
+) -> PredictSummary:
     """Answer every row of a file.
 
     Args:
@@ -42,6 +43,7 @@ def predict_file(engine: Engine, task: Task, recipe: Recipe, source: Path, outpu
         recipe: how the file's columns are read.
         source: rows with or without answers.
         output: JSONL; appended to. A half line left by a crash is removed.
+        candidates: labels or entity types for rows that name none.
 
     Returns:
         Counts; ``n_answered + n_already + n_rejected`` is the number of rows read.
@@ -53,31 +55,22 @@ def predict_file(engine: Engine, task: Task, recipe: Recipe, source: Path, outpu
     if output.suffix != ".jsonl":
         raise CommandError("answers are written as .jsonl", where=str(output), hint="name the output answers.jsonl")
     done = _answered(output)
-    rejected: list[dict[str, str]] = []
+    samples = data.load_file(source, recipe.data, task, candidates=candidates, with_answers=False)
     n_answered = n_already = 0
     output.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         file = stack.enter_context(output.open("a", encoding="utf-8"))
-        advance = stack.enter_context(progress("predicting", None))
-        samples = _samples(data.read_records(source, recipe.data, task, rejected), task, rejected)
-        while window := list(islice(samples, WINDOW)):
+        advance = stack.enter_context(progress("predicting", len(samples)))
+        for start in range(0, len(samples), WINDOW):
+            window = [samples[i] for i in range(start, min(start + WINDOW, len(samples)))]
             new = [sample for sample in window if sample.id not in done]
             n_already += len(window) - len(new)
             advance(len(window) - len(new))
             for index, answer in evaluate.ask(engine, task, new, recipe.evaluate, recipe.run.seed):
                 _write(file, _row(new[index], answer, task))
-                done.add(new[index].id)
                 n_answered += 1
                 advance(1)
-    return PredictSummary(n_answered, n_already, len(rejected), output, _write_rejected(output, rejected))
-
-
-def _samples(records: Iterator[Record], task: Task, rejected: list[dict[str, str]]) -> Iterator[Sample]:
-    for record in records:
-        try:
-            yield task.make_sample(record)
-        except RowError as error:
-            rejected.append({"id": record.id, "origin": record.origin, "reason": error.what})
+    return PredictSummary(n_answered, n_already, len(samples.rejected), output, _write_rejected(output, samples.rejected))
 
 
 def _row(sample: Sample, answer: Answer, task: Task) -> dict[str, Any]:
@@ -121,9 +114,10 @@ def _write(file: IO[str], row: dict[str, Any]) -> None:
     file.flush()
 
 
-def _write_rejected(output: Path, rejected: Sequence[dict[str, str]]) -> Path | None:
+def _write_rejected(output: Path, rejected: Sequence[tuple[str, str]]) -> Path | None:
     if not rejected:
         return None
     path = output.with_name("rejected.jsonl")
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rejected), encoding="utf-8")
+    rows = [{"origin": origin, "reason": reason} for origin, reason in rejected]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path

@@ -78,7 +78,7 @@ def plan_steps(
     """
     n_tokens = sum(len(row.input_ids) for row in rows)
     n_steps = max(math.ceil(n_tokens / batch_tokens), math.ceil(len(rows) / batch_rows) if batch_rows else 1)
-    limit = max(micro_batch_tokens or MICRO_BATCH_TOKENS, max(len(row.input_ids) for row in rows))
+    limit = max(micro_batch_tokens or MICRO_BATCH_TOKENS, *(len(row.input_ids) for row in rows))
     prefix = common_prefix(rows) if packing and share_prefix else 0
     return StepPlan(rows, min(n_steps, len(rows)), limit, packing, prefix if prefix >= LEAST_PREFIX else 0, seed)
 

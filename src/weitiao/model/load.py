@@ -74,7 +74,7 @@ def load_network(folder: Path, dtype: torch.dtype, device: torch.device, *, trus
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as library_logging
 
-    library_logging.disable_progress_bar()
+    library_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if "vision_config" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
         raise ModelError("this is a vision model", where=str(folder), hint="this version trains text models; start from a text checkpoint")
     tokenizer = _load_tokenizer(folder, trust_remote_code=trust_remote_code)
@@ -86,7 +86,8 @@ def load_network(folder: Path, dtype: torch.dtype, device: torch.device, *, trus
         raise ModelError(f"the weights cannot be loaded: {_first_line(error)}", where=str(folder)) from error
     network.generation_config.eos_token_id = stop_token_ids(network, tokenizer)
     network.generation_config.pad_token_id = tokenizer.pad_token_id
-    return network.to(device).eval(), tokenizer
+    network = network.to(device)  # type: ignore[arg-type]
+    return network.eval(), tokenizer
 
 
 def _load_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:

@@ -40,7 +40,7 @@ def attach_tuning(base: LoadedModel, section: LoraTuning | FullTuning, seed: int
         config = LoraConfig(
             task_type="CAUSAL_LM",
             r=section.r,
-            lora_alpha=section.lora_alpha,
+            lora_alpha=section.lora_alpha,  # type: ignore[arg-type]  # PEFT computes with any number
             lora_dropout=section.lora_dropout,
             target_modules=list(section.target_modules),
             use_rslora=section.use_rslora,

@@ -83,7 +83,8 @@ def chunked_head_loss(hidden_NC: torch.Tensor, weight_VC: torch.Tensor, targets_
     """
     if torch.is_autocast_enabled(hidden_NC.device.type):
         hidden_NC = hidden_NC.to(torch.get_autocast_dtype(hidden_NC.device.type))
-    return _HeadLoss.apply(hidden_NC, weight_VC, targets_N)  # type: ignore[no-any-return]
+    loss: torch.Tensor = _HeadLoss.apply(hidden_NC, weight_VC, targets_N)  # type: ignore[no-untyped-call]
+    return loss
 
 
 # ---- adapted linear layers --------------------------------------------------------------------------------------------
@@ -111,10 +112,7 @@ class _LoraLinear(torch.autograd.Function):
         grad_TO = grad.reshape(-1, grad.shape[-1])
         grad_low_TR = grad_TO @ b_OR
         grad_b = (grad_TO.t() @ low_TR).to(ctx.dtypes[1]).mul_(ctx.scale)
-        if kept is None:
-            grad_a = grad_low_TR.t() @ x_TI
-        else:
-            grad_a = (grad_low_TR.t() @ (x_TI * kept)).mul_(1 / (1 - ctx.p))
+        grad_a = grad_low_TR.t() @ (x_TI if kept is None else (x_TI * kept).mul_(1 / (1 - ctx.p)))
         grad_x = None
         if ctx.needs_input_grad[0]:
             if kept is None:
@@ -141,7 +139,7 @@ def lora_linear(layer: Any, x: torch.Tensor) -> torch.Tensor:
     dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else base.weight.dtype
     dropout = layer.lora_dropout[name]
     p = dropout.p if isinstance(dropout, nn.Dropout) and layer.training else 0.0
-    return _LoraLinear.apply(  # type: ignore[no-any-return]
+    out: torch.Tensor = _LoraLinear.apply(  # type: ignore[no-untyped-call]
         x.to(dtype),
         base.weight.to(dtype),
         None if base.bias is None else base.bias.to(dtype),
@@ -150,6 +148,7 @@ def lora_linear(layer: Any, x: torch.Tensor) -> torch.Tensor:
         layer.scaling[name],
         p,
     )
+    return out
 
 
 @contextmanager
@@ -169,8 +168,8 @@ def fast_layers(network: Any, names: frozenset[str]) -> Iterator[None]:
         if "lora_linear" in names:
             for module in network.modules():
                 if isinstance(module, Linear) and _is_plain_lora(module):
-                    module.forward = partial(lora_linear, module)
-                    stack.callback(module.__dict__.pop, "forward")
+                    vars(module)["forward"] = partial(lora_linear, module)
+                    stack.callback(vars(module).pop, "forward")
         yield
 
 

@@ -148,9 +148,10 @@ class _SegmentTrainer(Trainer):
     def __init__(
         self, network: Any, arguments: Any, steps: Steps, hooks: TrainHooks, section: Train, best: Path, reporter: TrainerCallback
     ) -> None:
-        super().__init__(network, arguments, train_dataset=_StepData(steps), eval_dataset=[], callbacks=[reporter])
+        self.step_data = _StepData(steps)
+        super().__init__(network, arguments, train_dataset=self.step_data, eval_dataset=[], callbacks=[reporter])
         self.remove_callback(PrinterCallback)
-        self.hooks, self.section, self.best = hooks, section, best
+        self.hooks, self.section, self.best, self.folder = hooks, section, best, Path(arguments.output_dir)
         self.answer_logits = "answer_logits" in fast_paths(section)
         self.n_tokens = self.n_supervised = 0
         self.compute_seconds = 0.0
@@ -158,11 +159,11 @@ class _SegmentTrainer(Trainer):
 
     def get_train_dataloader(self) -> Any:
         """One step after another; rows were dealt and shuffled by the plan."""
-        loader = torch.utils.data.DataLoader(self.train_dataset, batch_size=1, shuffle=False, collate_fn=_only)
+        loader = torch.utils.data.DataLoader(self.step_data, batch_size=1, shuffle=False, collate_fn=_only)
         return self.accelerator.prepare(loader)
 
-    def training_step(self, model: Any, inputs: list[EncodedRow], num_items_in_batch: Any = None) -> torch.Tensor:  # noqa: ARG002
-        """Forward and backward of one optimizer step; the loss is the mean over its trained tokens."""
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:  # noqa: ARG002
+        """Forward and backward of one optimizer step, ``inputs`` being its rows; the loss is the mean over its trained tokens."""
         started = time.monotonic()
         model.train()
         n_supervised = sum(_n_targets(row) for row in inputs)
@@ -176,7 +177,7 @@ class _SegmentTrainer(Trainer):
         if not math.isfinite(total.item()):
             raise TrainingError(
                 f"the loss is {total.item()} at step {self.state.global_step + 1}",
-                hint=f"lower train.learning_rate; the last good checkpoint is {newest_checkpoint(Path(self.args.output_dir)) or 'the base model'}",
+                hint=f"lower train.learning_rate; the last good checkpoint is {newest_checkpoint(self.folder) or 'the base model'}",
             )
         self.step_tokens, self.step_supervised = sum(len(row.input_ids) for row in inputs), n_supervised
         self.n_tokens += self.step_tokens
@@ -227,14 +228,14 @@ class _SegmentTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ARG002
         """Everything needed to go on, as ``step-N``: written beside and renamed, so that a kill leaves no half checkpoint."""
-        final = Path(self.args.output_dir) / f"step-{self.state.global_step}"
+        final = self.folder / f"step-{self.state.global_step}"
         partial = final.with_name(final.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         self.save_model(str(partial), _internal_call=True)
         self._save_optimizer_and_scheduler(str(partial))
         self._save_scaler(str(partial))
         self._save_rng_state(str(partial))
-        self.state.stateful_callbacks["TrainerControl"] = self.control.state()
+        self.state.stateful_callbacks = {"TrainerControl": self.control.state()}  # type: ignore[assignment]  # a dict, whatever it is annotated
         self.state.save_to_json(str(partial / "trainer_state.json"))
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)

@@ -78,7 +78,7 @@ def micro_batch(row: EncodedRow, device: torch.device, dtype: torch.dtype) -> Mi
 
 
 def segment_attention(
-    module: Any,
+    module: Any,  # noqa: ARG001 - part of transformers' signature
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -91,7 +91,7 @@ def segment_attention(
     """Causal attention in which a token sees its own segment and the shared prefix, nothing else.
 
     Args:
-        module: the attention layer (unused; part of transformers' signature).
+        module: the attention layer; not used.
         query: (1, H, T, D).
         key: (1, G, T, D).
         value: (1, G, T, D).
@@ -109,7 +109,7 @@ def segment_attention(
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     sizes = [segments.prefix_length, *segments.lengths] if segments.prefix_length else list(segments.lengths)
-    parts = list(zip(query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2), strict=True))
+    parts = list(zip(*(torch.split(whole, sizes, 2) for whole in (query, key, value)), strict=True))
     outputs = []
     prefix_key = prefix_value = None
     if segments.prefix_length:
