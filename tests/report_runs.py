@@ -50,16 +50,16 @@ SCORES: dict[str, dict[str, Any]] = {
     },
     "ner": {
         "baseline": {
-            "metrics": {"entity_f1": 0.71, "precision": 0.7, "recall": 0.72},
-            "intervals": {"entity_f1": [0.66, 0.76], "precision": [0.64, 0.76], "recall": [0.66, 0.78]},
+            "metrics": {"entity_f1": 0.71, "entity_precision": 0.7, "entity_recall": 0.72},
+            "intervals": {"entity_f1": [0.66, 0.76], "entity_precision": [0.64, 0.76], "entity_recall": [0.66, 0.78]},
             "length_limited": 0.0,
         },
         "tuned": {
-            "metrics": {"entity_f1": 0.72, "precision": 0.73, "recall": 0.7102},
-            "intervals": {"entity_f1": [0.67, 0.77], "precision": [0.67, 0.79], "recall": [0.65, 0.77]},
+            "metrics": {"entity_f1": 0.72, "entity_precision": 0.73, "entity_recall": 0.7102},
+            "intervals": {"entity_f1": [0.67, 0.77], "entity_precision": [0.67, 0.79], "entity_recall": [0.65, 0.77]},
             "length_limited": 0.0,
         },
-        "gain": {"entity_f1": [0.01, -0.02, 0.04], "precision": [0.03, -0.01, 0.07], "recall": [-0.0098, -0.05, 0.03]},
+        "gain": {"entity_f1": [0.01, -0.02, 0.04], "entity_precision": [0.03, -0.01, 0.07], "entity_recall": [-0.0098, -0.05, 0.03]},
     },
     "chat": {
         "baseline": {
@@ -118,7 +118,7 @@ DETAILS: dict[str, dict[str, dict[str, Any]]] = {
                 "科技": {"precision": 0.94, "recall": 0.94, "f1": 0.94, "tp": 47, "fp": 3, "fn": 3},
                 "Enviornment": {"precision": 0.94, "recall": 0.94, "f1": 0.94, "tp": 47, "fp": 3, "fn": 3},
             },
-            "confusion": {"labels": LABELS, "matrix": [[48, 1, 1, 0], [0, 46, 2, 2], [1, 1, 47, 1], [0, 3, 0, 47]]},
+            "confusion": {"labels": LABELS, "rows_are_the_truth": [[48, 1, 1, 0], [0, 46, 2, 2], [1, 1, 47, 1], [0, 3, 0, 47]]},
             "confidence": {
                 "temperature": 1.37,
                 "ece": 0.021,
@@ -147,7 +147,15 @@ DETAILS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "ner": {
         "baseline": {"types": {"person": {"precision": 0.7, "recall": 0.72, "f1": 0.7099, "tp": 72, "fp": 31, "fn": 28}}},
-        "tuned": {"types": {"person": {"precision": 0.73, "recall": 0.71, "f1": 0.7198, "tp": 71, "fp": 26, "fn": 29}}},
+        "tuned": {
+            "types": {"person": {"precision": 0.73, "recall": 0.71, "f1": 0.7198, "tp": 71, "fp": 26, "fn": 29, "support": 100}},
+            "rows_without_entities": {"n": 25, "right": 22},
+        },
+    },
+    "chat": {"baseline": {"lengths": {"answers": 61.5, "references": 13.0}}, "tuned": {"lengths": {"answers": 14.25, "references": 13.0}}},
+    "ocr": {
+        "baseline": {"by_length": {"up to 20": {"n": 30, "exact_match": 0.6}, "over 100": {"n": 10, "exact_match": 0.2}}},
+        "tuned": {"by_length": {"over 100": {"n": 10, "exact_match": 0.1}, "up to 20": {"n": 30, "exact_match": 0.38}}},
     },
 }
 TASKS: dict[str, str] = {
@@ -245,10 +253,10 @@ def _classification_example(i: int) -> tuple[str, Any, Any]:
 def _ner_example(i: int) -> tuple[str, Any, Any]:
     name = COMPLAINTS[i % 4][0]
     right = [
-        {"start": 0, "end": len(name), "surface": name, "label": "person"},
-        {"start": 6, "end": 8, "surface": "北京", "label": "geo-political"},
+        {"start": 0, "end": len(name), "text": name, "label": "person"},
+        {"start": 6, "end": 8, "text": "北京", "label": "geo-political"},
     ]
-    return f"{name}昨天到北京出差{'，' * (i % 7)}", right, [right[0], {"start": 6, "end": 8, "surface": "北京", "label": EVIL}]
+    return f"{name}昨天到北京出差{'，' * (i % 7)}", right, [right[0], {"start": 6, "end": 8, "text": "北京", "label": EVIL}]
 
 
 def _chat_example(i: int) -> tuple[str, Any, Any]:
@@ -323,9 +331,21 @@ def _facts(kind: str, n_steps: int) -> dict[str, Any]:
 
 
 def _data(kind: str) -> dict[str, Any]:
-    statistics: dict[str, Any] = {"text_lengths": {"edges": [0, 50, 100, 200, 400], "counts": [120, 160, 90, 25]}}
+    lengths = {
+        "edges": [3, 50, 100, 200, 401],
+        "counts": [120, 160, 90, 25],
+        "min": 3,
+        "median": 71.0,
+        "mean": 88.2,
+        "p99": 320.0,
+        "max": 400,
+    }
+    statistics: dict[str, Any] = {"input_characters": lengths, "candidates": []}
     if kind == "classification":
-        statistics["labels"] = {"体育": 120, "财经": 110, "科技": 95, "Enviornment": 70}
+        names = {"体育": 120, "财经": 110, "科技": 95, "Enviornment": 70}
+        statistics["labels"] = {name: {"train": n - 20, "valid": 10, "test": 10} for name, n in names.items()}
+    if kind == "ner":
+        statistics["entities"] = {"rows_without": 249, "by_type": {"person": 130, "place": 70}}
     return {
         "shape": f"alpaca: instruction -> text, output -> answer ({EVIL})",
         "n_read": 400,
@@ -353,6 +373,16 @@ def _data(kind: str) -> dict[str, Any]:
         "split": {"train": 316, "valid": 39, "test": 40},
         "fingerprint": "12" * 32,
         "statistics": statistics,
+        "tokens": {
+            "rows": 316,
+            "tokens": 41_234,
+            "supervised_tokens": 12_345,
+            "shortened": 4,
+            "dropped": {"row-9": f"complaints.jsonl:9: the answer alone is longer than max_tokens {EVIL}"},
+            "max_tokens": 1024,
+            "longest": 812,
+            "histogram": {"edges": [40.0, 120.5, 201.0, 812.0], "counts": [200, 100, 16]},
+        },
     }
 
 

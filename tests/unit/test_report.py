@@ -85,10 +85,9 @@ def test_falling_perplexity_is_better(tmp_path: Path) -> None:
     assert "Perplexity lower is better 21.46 18.2 to 25.1 3.142 2.8 to 3.6 −18.32 −21.9 to −15.2 better" in text
 
 
-def test_metric_that_chose_the_checkpoint_is_the_main_one(run: Path) -> None:
-    facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    facts["training"]["select_by"] = "exact_match"
-    (run / "run.json").write_text(json.dumps(facts), encoding="utf-8")
+def test_metric_that_the_recipe_selects_by_is_the_main_one(run: Path) -> None:
+    recipe = (run / "recipe.yaml").read_text(encoding="utf-8")
+    (run / "recipe.yaml").write_text(recipe.replace("evaluate: {}", "evaluate: {select_by: exact_match}"), encoding="utf-8")
     assert "+70.0 points in Exact match" in page_of(run).text
 
 
@@ -152,6 +151,29 @@ def test_classification_shows_classes_confusion_and_coverage(tmp_path: Path) -> 
     assert "tuned is 75 % sure of 体育, 25 % sure of 财经" in text
 
 
+def test_other_tables_of_tasks(tmp_path: Path) -> None:
+    entities = page_of(make_run(tmp_path / "ner", "ner")).text
+    assert "person 71.0 % 73.0 % 71.0 % 72.0 % 71 26 29 100" in entities
+    assert "Rows without entities base tuned rows – 25 left without, as they should be – 22" in entities
+    assert "249 rows without entities" in entities
+    formulas = page_of(make_run(tmp_path / "ocr", "ocr")).text
+    assert "tokens rows base tuned up to 20 30 60.0 % 38.0 % over 100 10 20.0 % 10.0 %" in formulas
+    chat = page_of(make_run(tmp_path / "chat", "chat")).text
+    assert "Length in characters, on average base tuned truth 13 13 answers 61.5 14.25" in chat
+
+
+def test_documents_are_shown_with_their_perplexity(run: Path) -> None:
+    (run / "recipe.yaml").write_text("task: {kind: text}\n", encoding="utf-8")
+    for side, value in (("baseline", 21.5), ("tuned", 3.25)):
+        row = {"id": "a", "origin": "laws/1.md:1", "prompt": "", "answer": "", "reference": "第一条 为了规范", "ended_by": "stop"}
+        row |= {"prediction": {"perplexity": value}, "scores": {"token_probability": 1 / value}}
+        (run / side / "answers.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    text = page_of(run).text
+    assert (
+        "第一条 为了规范 Token probability: base 5 % → tuned 31 % Truth Base Tuned 第一条 为了规范 Perplexity 21.5 Perplexity 3.25" in text
+    )
+
+
 def test_questions_of_the_recipe_stand_side_by_side(tmp_path: Path) -> None:
     text = page_of(make_run(tmp_path / "run", "chat")).text
     assert "特性有什么? Capybara 是一种动物。 多语言、离线、" in text
@@ -175,6 +197,9 @@ def test_audit_of_the_data(run: Path) -> None:
     page = page_of(run)
     assert (page.tiles["read"], page.tiles["kept"]) == ("400", "395")
     assert "316 train · 80 %" in page.text
+    assert "41,234 training tokens 12,345 of these trained 4 rows shortened to fit" in page.text
+    assert "complaints.jsonl:9: the answer alone is longer than max_tokens" in page.text
+    assert "median 71, 99 % are at most 320, largest 400, smallest 3" in page.text
     assert "broken JSON 2 complaints.jsonl:22, complaints.jsonl:83" in page.text
     assert page.text.index("does not stand in the text") < page.text.index("70 rows ask nearly the same question")
 

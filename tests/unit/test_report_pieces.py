@@ -61,8 +61,8 @@ def test_very_long_answers_are_compared_in_their_beginning_only() -> None:
 
 
 def test_entities_are_right_surplus_or_missed() -> None:
-    wanted = [{"start": 0, "end": 2, "surface": "李强", "label": "person"}, {"start": 5, "end": 7, "surface": "北京", "label": "place"}]
-    found = [wanted[0], {"start": 5, "end": 7, "surface": "北京", "label": "person"}]
+    wanted = [{"start": 0, "end": 2, "text": "李强", "label": "person"}, {"start": 5, "end": 7, "text": "北京", "label": "place"}]
+    found = [wanted[0], {"start": 5, "end": 7, "text": "北京", "label": "person"}]
     ((_, _, base, tuned),) = compare_values(wanted, None, {"prediction": found})
     assert base is None
     assert tuned is not None
@@ -113,13 +113,17 @@ def test_chart_of_a_constant() -> None:
 def test_statistics_become_drawings() -> None:
     statistics = {
         "labels": {"体育": 3, "财经": 1},
-        "lengths": {"train": {"edges": [0, 10, 20], "counts": [1, 2]}},
+        "by part": {"a": {"train": 2, "valid": 1, "test": 1}, "b": {"train": 3, "valid": 0, "test": 0}},
+        "images": {"n": 7, "width": {"edges": [0, 10, 20], "counts": [1, 2]}},
+        "nothing": {"edges": [], "counts": []},
+        "candidates": ["体育", "财经"],
         "n_images": 1234,
         "longest_row": "a.jsonl:3",
         "empty": {},
     }
     section = describe_data({"statistics": statistics, "n_read": 4, "n_kept": 4, "split": {"train": 4}})
     assert section is not None
-    assert [spread.title for spread in section.spreads] == ["labels", "lengths: train"]
-    assert section.figures == (("n images", "1,234"),)
-    assert "10 to 20: 2" in section.spreads[1].drawing
+    assert [spread.title for spread in section.spreads] == ["labels", "by part", "images: width"]
+    assert section.figures == (("n images", "1,234"), ("images", "7"))
+    assert "10 to 20: 2" in section.spreads[2].drawing
+    assert [part in section.spreads[1].drawing for part in (">4<", ">3<", ">2<")] == [True, True, False]

@@ -42,7 +42,6 @@ class Card:
     lines: tuple[Line, ...]
     scores: str
     notes: tuple[str, ...]
-    is_right: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +89,7 @@ def sort_answers(record: RunRecord) -> Answers | None:
     fixed = sorted((id_ for id_ in both if change[id_] == "fixed"), key=lambda id_: _score(before[id_]) - _score(after[id_]))
     broken = sorted((id_ for id_ in both if change[id_] == "broken"), key=lambda id_: _score(after[id_]) - _score(before[id_]))
     shown = after or before
-    worst = sorted((id_ for id_ in shown if _score(shown[id_]) < 1), key=lambda id_: _score(shown[id_]))
+    worst = sorted((id_ for id_ in shown if not is_right(shown[id_])), key=lambda id_: _score(shown[id_]))
     return Answers(
         n_fixed=len(fixed),
         n_broken=len(broken),
@@ -112,6 +111,12 @@ def main_score(row: Mapping[str, Any]) -> float | None:
     return next((float(value) for value in (row.get("scores") or {}).values() if isinstance(value, (int, float))), None)
 
 
+def is_right(row: Mapping[str, Any]) -> bool:
+    """Whether an answer is right in full: by its exact match where it has one, else by its main score."""
+    exact = (row.get("scores") or {}).get("exact_match")
+    return bool(exact >= 1) if isinstance(exact, (int, float)) else _score(row) >= 1
+
+
 def _score(row: Mapping[str, Any]) -> float:
     value = main_score(row)
     return 1.0 if value is None else value
@@ -121,8 +126,8 @@ def _change(before: Mapping[str, Any], after: Mapping[str, Any], gradual: bool) 
     old, new = _score(before), _score(after)
     if gradual:
         return "fixed" if new - old > MOVED else "broken" if old - new > MOVED else "right"
-    was, is_ = old >= 1, new >= 1
-    return {(False, True): "fixed", (True, False): "broken", (True, True): "right", (False, False): "wrong"}[was, is_]
+    kinds = {(False, True): "fixed", (True, False): "broken", (True, True): "right", (False, False): "wrong"}
+    return kinds[is_right(before), is_right(after)]
 
 
 def _card(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, album: Album) -> Card:
@@ -146,12 +151,11 @@ def _card(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, alb
     return Card(
         id=str(row.get("id", "")),
         origin=str(row.get("origin", "")),
-        prompt=as_text(row.get("prompt")),
+        prompt=as_text(row.get("prompt") or row.get("reference")),
         picture=album.thumbnail(row),
         lines=tuple(Line(*line) for line in compare_values(row.get("reference"), before, after)),
         scores=f"{label(first)}: {' → '.join(shown)}" if shown else "",
         notes=tuple(notes),
-        is_right=_score(row) >= 1,
     )
 
 
@@ -166,7 +170,8 @@ def _confidence(row: Mapping[str, Any] | None) -> str:
 
 
 def _flag_counts(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, int], ...]:
-    counts: dict[str, int] = {}
+    unreadable = sum(row.get("prediction") is None for row in rows)
+    counts = {"the answer could not be read": unreadable} if unreadable else {}
     for row in rows:
         for kind in ("flags", "forgiven"):
             for flag in row.get(kind) or ():

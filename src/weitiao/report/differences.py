@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import SequenceMatcher
 from typing import Any
 
 from markupsafe import Markup, escape
+from rapidfuzz.distance import Levenshtein
 
-from weitiao.report.wording import as_text
+from weitiao.report.wording import as_text, label, number
 
 MAX_COMPARED = 1500
 """Characters of a text that are compared; the rest is shown as it is, cut at ``MAX_SHOWN``."""
-MAX_SHOWN = 4000
-ALIKE = 0.35
+MAX_SHOWN = 2000
+ALIKE = 0.3
 """Below this likeness a difference shown letter by letter would be noise: the whole answer is marked instead."""
 
 Columns = tuple[str, Markup, Markup | None, Markup | None]
@@ -49,7 +49,9 @@ def _unmarked(side: Mapping[str, Any] | None) -> Markup | None:
 
 
 def _marked(wanted: str, side: Mapping[str, Any] | None) -> Markup | None:
-    return None if side is None else mark(wanted, _said(side))
+    if side is None:
+        return None
+    return escape(_said(side)) if isinstance(side.get("prediction"), Mapping) else mark(wanted, _said(side))
 
 
 def mark(wanted: str, got: str) -> Markup:
@@ -65,13 +67,13 @@ def mark(wanted: str, got: str) -> Markup:
     if wanted == got:
         return Markup('<span class="same">{}</span>').format(_cut(got))
     ours, theirs = _pieces(wanted[:MAX_COMPARED]), _pieces(got[:MAX_COMPARED])
-    matcher = SequenceMatcher(None, ours, theirs, autojunk=False)
-    if matcher.ratio() < ALIKE:
+    if Levenshtein.normalized_similarity(ours, theirs) < ALIKE:
         return Markup('<span class="other">{}</span>').format(_cut(got))
     parts = []
-    for kind, i, j, k, n in matcher.get_opcodes():
-        missing, surplus = "".join(ours[i:j]), "".join(theirs[k:n])
-        if kind == "equal":
+    for step in Levenshtein.opcodes(ours, theirs):
+        missing = "".join(ours[step.src_start : step.src_end])
+        surplus = "".join(theirs[step.dest_start : step.dest_end])
+        if step.tag == "equal":
             parts.append(escape(surplus))
             continue
         if missing:
@@ -93,6 +95,10 @@ def _cut(text: str) -> str:
 def _said(side: Mapping[str, Any]) -> str:
     """What was read from an answer, or the answer itself where nothing could be read."""
     value = side.get("prediction")
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return as_text("\n".join(value))
+    if isinstance(value, Mapping) and value and all(isinstance(item, (int, float)) for item in value.values()):
+        return ", ".join(f"{label(name)} {number(item)}" for name, item in value.items())
     return as_text(side.get("answer") if value is None else value)
 
 
@@ -110,11 +116,11 @@ def _is_entities(value: Any) -> bool:
 
 
 def _surface(entity: Mapping[str, Any]) -> Any:
-    return entity.get("surface", entity.get("entity_text"))
+    return entity.get("text")
 
 
 def _key(entity: Mapping[str, Any]) -> tuple[Any, ...]:
-    return (entity.get("start"), entity.get("end"), _surface(entity), entity.get("label", entity.get("entity_label")))
+    return (entity.get("start"), entity.get("end"), _surface(entity), entity.get("label"))
 
 
 def _entities(reference: Sequence[Mapping[str, Any]], side: Mapping[str, Any] | None) -> Markup | None:

@@ -96,22 +96,21 @@ def _share(value: float | None, style: str) -> Cell:
 
 
 def _confusion(before: Any, after: Any) -> list[Table | Chart]:
-    """``{"labels": [...], "matrix": [[...]]}``: rows are the right labels, columns the answers."""
+    """``{"labels": [...], "rows_are_the_truth": [[...]]}``: a line is the right label, a column the answer."""
     content = after or before
-    labels, matrix = content.get("labels") or [], content.get("matrix") or content.get("counts") or []
+    labels, matrix = content.get("labels") or [], content.get("rows_are_the_truth") or []
     if not labels or not matrix:
         return []
-    answers = [*(content.get("columns") or labels)]
     found: list[Table | Chart] = []
     if len(labels) <= MAX_CONFUSION:
         rows = []
         for name, row in zip(labels, matrix, strict=False):
             total = sum(row) or 1
-            cells = [_crossing(str(name) == str(other), count, total) for other, count in zip(answers, row, strict=False)]
+            cells = [_crossing(str(name) == str(other), count, total) for other, count in zip(labels, row, strict=False)]
             rows.append((Cell(str(name)), *cells))
         note = f"The {'tuned' if after else 'base'} model. A line is the right label, a column what the model answered."
-        found.append(Table("Confusion", note, ("right label", *(str(name) for name in answers)), tuple(rows), "confusion"))
-    mixed = [(count, name, other) for name, row in zip(labels, matrix, strict=False) for other, count in zip(answers, row, strict=False)]
+        found.append(Table("Confusion", note, ("right label", *(str(name) for name in labels)), tuple(rows), "confusion"))
+    mixed = [(count, name, other) for name, row in zip(labels, matrix, strict=False) for other, count in zip(labels, row, strict=False)]
     mixed = sorted((item for item in mixed if item[0] and item[1] != item[2]), key=lambda item: -item[0])[:10]
     if mixed:
         pairs = tuple((Cell(str(name)), Cell(str(other)), Cell(number(count), count)) for count, name, other in mixed)
@@ -157,11 +156,40 @@ def _confidence(before: Any, after: Any) -> list[Table | Chart]:
     return found
 
 
+def _by_length(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Table | Chart]:
+    """``{"up to 20": {"n", "exact_match"}}``: exact matches by the truth's length in tokens."""
+    rows = []
+    for name in sorted({*before, *after}, key=lambda name: (not name.startswith("up"), int("".join(filter(str.isdigit, name)) or 0))):
+        old, new = before.get(name) or {}, after.get(name) or {}
+        n = (new or old).get("n")
+        rows.append((Cell(name), Cell(str(n), n), _share(old.get("exact_match"), "baseline"), _share(new.get("exact_match"), "tuned")))
+    columns = ("tokens", "rows", "base", "tuned")
+    return [Table("Exact match by length", "By the length of the truth in tokens.", columns, tuple(rows))] if rows else []
+
+
+def _side_by_side(title: str, names: Mapping[str, str]) -> Callable[[Any, Any], list[Table | Chart]]:
+    """A builder for a handful of plain figures of each model."""
+
+    def build(before: Mapping[str, float], after: Mapping[str, float]) -> list[Table | Chart]:
+        rows = []
+        for key, words in names.items():
+            values = (before.get(key), after.get(key))
+            if any(value is not None for value in values):
+                rows.append((Cell(words), *(Cell("–" if value is None else number(value), value) for value in values)))
+        return [Table(title, "", ("", "base", "tuned"), tuple(rows))] if rows else []
+
+    return build
+
+
 SECTIONS: dict[str, Callable[[Any, Any], list[Table | Chart]]] = {
     "fields": _per("Per field", "field"),
     "types": _per("Per type", "type"),
     "classes": _per("Per class", "class"),
     "confusion": _confusion,
     "confidence": _confidence,
+    "by_length": _by_length,
+    "rows_without_entities": _side_by_side("Rows without entities", {"n": "rows", "right": "left without, as they should be"}),
+    "captions": _side_by_side("Captions", {"mean_words": "words on average", "different": "share of different ones"}),
+    "lengths": _side_by_side("Length in characters, on average", {"references": "truth", "answers": "answers"}),
 }
 """Key of ``details`` -> its tables. A task's new table is a line here."""

@@ -75,8 +75,9 @@ def _metrics(side: Side) -> Mapping[str, float]:
 
 def _main_metric(record: RunRecord) -> str | None:
     known = {**_metrics(record.baseline), **_metrics(record.tuned)}
-    chosen = (record.facts.get("training") or {}).get("select_by") or (record.recipe.get("evaluate") or {}).get("select_by")
-    return next((name for name in (chosen, MAIN_METRIC.get(record.task), *known) if name in known), None)
+    asked_for = (record.recipe.get("evaluate") or {}).get("select_by")
+    selecting = (record.facts.get("training") or {}).get("select_by")
+    return next((name for name in (asked_for, MAIN_METRIC.get(record.task), selecting, *known) if name in known), None)
 
 
 def _row(name: str, record: RunRecord) -> MetricRow:

@@ -13,6 +13,9 @@ LABELS = {
     "accuracy": "Accuracy",
     "macro_f1": "Macro F1",
     "entity_f1": "Entity F1",
+    "entity_precision": "Entity precision",
+    "entity_recall": "Entity recall",
+    "micro_f1": "Micro F1",
     "precision": "Precision",
     "recall": "Recall",
     "cer": "Character error rate",
@@ -27,7 +30,10 @@ LABELS = {
     "tp": "right",
     "fp": "wrong or surplus",
     "fn": "missed",
-    "support": "rows",
+    "support": "in the truth",
+    "token_probability": "Token probability",
+    "similarity": "Similarity",
+    "n": "rows",
 }
 MAIN_METRIC = {
     "extraction": "field_f1",
