@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +39,14 @@ def folder(request: pytest.FixtureRequest, tiny_qwen2: Path, tiny_qwen3: Path) -
 
 
 @pytest.fixture(params=["lora", "full"])
-def network(request: pytest.FixtureRequest, folder: Path) -> Iterator[Any]:
+def network(request: pytest.FixtureRequest, folder: Path) -> Any:
     base, processor = load_network(folder, torch.float32, torch.device("cpu"))
     section = LoraTuning(r=4, lora_dropout=0.0) if request.param == "lora" else FullTuning()
     tuned = attach_tuning(LoadedModel(base, processor, folder, "tiny", torch.float32), section).network
     for name, parameter in tuned.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(len(name)))
-    yield tuned.train()
+    return tuned.train()
 
 
 def gradients(network: Any) -> dict[str, torch.Tensor]:

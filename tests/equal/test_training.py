@@ -26,7 +26,6 @@ from weitiao.recipe.sections import FullTuning, LoraTuning, Train
 from weitiao.seams import IGNORED, EncodedRow, LoadedModel, TrainResult
 from weitiao.train import TrainHooks, run_training
 
-
 SEED = 3
 
 

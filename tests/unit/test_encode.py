@@ -1,0 +1,118 @@
+"""Rows get their labels, their limits and their place in a step; what does not fit is named."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from tests.tiny import build_tokenizer
+
+from weitiao.chat import make_renderer
+from weitiao.encode import encode_samples, plan_steps, token_report
+from weitiao.errors import Problems
+from weitiao.recipe.sections import Chat, Encode
+from weitiao.seams import IGNORED, DataReport, EncodedRow, Message, Part, Sample, SampleSet, text_message
+
+REPORT = DataReport("test", 0, 0, {}, {}, (), {}, "")
+
+
+@pytest.fixture(scope="module")
+def renderer() -> Any:
+    return make_renderer(build_tokenizer("qwen2"), Chat())
+
+
+def sample(i: int, text: str, answer: str) -> Sample:
+    user = Message("user", (Part("text", text, shortenable=True),))
+    return Sample(f"id-{i}", f"rows.jsonl:{i}", (text_message("system", "分类"), user, text_message("assistant", answer)))
+
+
+def encode(samples: list[Sample], renderer: Any, **settings: Any) -> Any:
+    allowed = settings.pop("allow_dropped", 0.01)
+    return encode_samples(SampleSet(samples, [], [], REPORT), renderer, Encode(**settings), allow_dropped=allowed)
+
+
+def test_labels_are_the_answer_and_rows_end_with_their_last_trained_token(renderer: Any) -> None:
+    encoded = encode([sample(1, "噪音扰民", "noise")], renderer)
+    (row,) = encoded.rows
+    trained = [label for label in row.labels if label != IGNORED]
+    assert renderer.text(trained) == "noise<|im_end|>"
+    assert row.labels[-1] == row.input_ids[-1] == renderer.stop_token_ids[0]
+    assert row.segment_lengths == (len(row.input_ids),)
+    assert encoded.n_supervised_tokens == len(trained)
+
+
+def test_training_and_prediction_shorten_a_text_at_the_same_place(renderer: Any) -> None:
+    samples = [sample(1, "停车难 " * 300, "parking"), sample(2, "停水", "a much longer answer than the other one")]
+    encoded = encode(samples, renderer, max_tokens=128)
+    prompt = renderer.prompt(samples[0].prompt, encoded.max_prompt_tokens).input_ids
+    assert encoded.rows[0].input_ids[: len(prompt)] == prompt
+    assert encoded.n_shortened == 1
+    assert max(encoded.lengths) <= 128
+    n_longest_answer = sum(label != IGNORED for label in encoded.rows[1].labels)
+    assert encoded.max_prompt_tokens == 128 - n_longest_answer
+
+
+def test_rows_that_cannot_fit_are_named_and_counted(renderer: Any) -> None:
+    samples = [sample(i, "停水", "water") for i in range(50)] + [sample(50, "停水", "word " * 200)]
+    encoded = encode(samples, renderer, max_tokens=128, allow_dropped=0.05)
+    assert list(encoded.dropped) == ["id-50"]
+    assert encoded.dropped["id-50"].startswith("rows.jsonl:50: the answer has")
+    assert len(encoded.rows) == 50
+    with pytest.raises(
+        Problems, match=r"1 of 51 training rows do not fit into encode.max_tokens:\nrows.jsonl:50: the answer has \d+ tokens"
+    ):
+        encode(samples, renderer, max_tokens=128)
+
+
+def test_a_data_set_in_which_no_row_fits_is_refused(renderer: Any) -> None:
+    with pytest.raises(Problems, match="2 of 2 training rows do not fit"):
+        encode([sample(i, "停水", "word " * 200) for i in range(2)], renderer, max_tokens=64, allow_dropped=1.0)
+
+
+def test_a_long_document_becomes_several_rows_without_losing_a_token(renderer: Any) -> None:
+    text = "第一条 为了惩治破坏社会主义市场经济秩序的犯罪。" * 20
+    encoded = encode([Sample("d", "a.txt:1", (text_message("assistant", text),))], renderer, max_tokens=64)
+    assert len(encoded.rows) > 3
+    assert [token for row in encoded.rows for token in row.input_ids] == renderer.conversation([text_message("assistant", text)]).input_ids
+    assert all(row.labels == row.input_ids for row in encoded.rows)
+
+
+def test_the_token_report_counts_what_happened(renderer: Any) -> None:
+    encoded = encode([sample(1, "停水", "water"), sample(2, "停车难 " * 300, "parking")], renderer, max_tokens=96)
+    facts = token_report(encoded, 96)
+    assert (facts["rows"], facts["shortened"], facts["tokens"]) == (2, 1, sum(encoded.lengths))
+    assert sum(facts["histogram"]["counts"]) == 2
+
+
+def made(n: int, length: int = 20) -> list[EncodedRow]:
+    return [EncodedRow([i + 1] * length, [IGNORED] * (length - 3) + [i + 1] * 3, (length,)) for i in range(n)]
+
+
+def plan(rows: list[EncodedRow], **settings: Any) -> Any:
+    wanted = {"batch_tokens": 10_000, "batch_rows": None, "micro_batch_tokens": 100, "packing": True, "share_prefix": False, "seed": 1}
+    return plan_steps(rows, **(wanted | settings))
+
+
+def test_every_row_is_in_exactly_one_step_of_each_epoch() -> None:
+    steps = plan(made(33), batch_rows=8)
+    assert len(steps) == 5
+    for epoch in (0, 1):
+        tokens = Counter(token for index in range(5) for row in steps.step(epoch, index) for token in row.input_ids)
+        assert tokens == {i + 1: 20 for i in range(33)}
+    assert [row.input_ids for row in steps.step(0, 0)] != [row.input_ids for row in steps.step(1, 0)]
+    assert [row.input_ids for row in steps.step(0, 0)] == [row.input_ids for row in plan(made(33), batch_rows=8).step(0, 0)]
+
+
+def test_a_step_has_about_the_tokens_or_rows_that_the_recipe_says() -> None:
+    assert len(plan(made(64), batch_tokens=320)) == 4
+    assert len(plan(made(64), batch_tokens=320, batch_rows=8)) == 8
+    assert [sum(len(row.segment_lengths) for row in plan(made(64), batch_rows=16).step(0, i)) for i in range(4)] == [16] * 4
+
+
+def test_without_packing_rows_stay_single() -> None:
+    assert all(row.segment_lengths == (20,) for row in plan(made(9), packing=False).step(0, 0))
+
+
+def test_a_micro_batch_is_never_shorter_than_the_longest_row() -> None:
+    assert [len(row.input_ids) for row in plan(made(2, length=300)).step(0, 0)] == [300, 300]
