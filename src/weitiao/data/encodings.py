@@ -70,7 +70,7 @@ def find_encoding(path: Path) -> str:
     wide = _utf16_without_bom(sample)
     if wide:
         return wide
-    n_wide = sum(byte >= 0x80 for byte in sample)
+    n_wide = len(sample.translate(None, delete=bytes(range(0x80))))
     for name in ("utf-8", "gb18030"):
         if _n_bad(sample, name) <= MAX_BAD_SHARE * n_wide:
             return name

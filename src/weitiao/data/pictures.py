@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -23,6 +23,8 @@ class PictureFinder:
 
     folder: Path
     """Of the table; images may also lie beside it in a folder named ``images``."""
+    fetch: Callable[[str], Path | None] | None = None
+    """Fetches an image named from that folder, where the table lies on a hub."""
 
     def find(self, cell: Any, origin: str) -> Path:
         """The file of an image.
@@ -58,6 +60,9 @@ class PictureFinder:
                     return place.absolute()
             except OSError:
                 break
+        fetched = self.fetch(named) if self.fetch is not None else None
+        if fetched is not None:
+            return fetched
         raise RejectedRowError("the image file is missing", where=origin, detail=named[:200], hint=self._nearest(named))
 
     def _nearest(self, named: str) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from pathlib import Path
 
 from weitiao.data.convert import Converter
 from weitiao.data.files import DataFile, find_files
+from weitiao.data.hub import PREFIX, HubFile, hub_files
 from weitiao.data.pictures import PictureFinder
 from weitiao.data.rows import RawRow, RejectedRowError, Tally
 from weitiao.data.shapes import Recognised, recognise
@@ -75,12 +75,16 @@ def read_source(source: Source, reading: Reading, tally: Tally, found: list[Reco
                 return
 
 
-def open_source(source: Source) -> list[DataFile]:
+def open_source(source: Source) -> Sequence[DataFile | HubFile]:
     """The files of a source."""
+    if source.path.startswith(PREFIX):
+        return hub_files(source.path, source.subset, source.split)
     return find_files(source.path)
 
 
-def _read_file(file: DataFile, rows: Iterator[RawRow], reading: Reading, tally: Tally, found: list[Recognised]) -> Iterator[Record]:
+def _read_file(
+    file: DataFile | HubFile, rows: Iterator[RawRow], reading: Reading, tally: Tally, found: list[Recognised]
+) -> Iterator[Record]:
     first = list(islice(rows, N_FIRST))
     if not first:
         raise DataError("there is no row in it", where=str(file.path))
@@ -96,9 +100,8 @@ def _read_file(file: DataFile, rows: Iterator[RawRow], reading: Reading, tally: 
         raise DataError(
             f"there is no column `{reading.group_column}`, which data.split.by names", where=str(file.path), hint=f"columns: {names}"
         )
-    converter = Converter(
-        shape, reading.kind, PictureFinder(Path(file.path).parent), reading.group_column, reading.with_truth, _inclusive(shape, readable)
-    )
+    pictures = PictureFinder(file.path.parent, file.beside if isinstance(file, HubFile) else None)
+    converter = Converter(shape, reading.kind, pictures, reading.group_column, reading.with_truth, _inclusive(shape, readable))
     for row in chain(first, rows):
         tally.n_read += 1
         try:
