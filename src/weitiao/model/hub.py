@@ -33,7 +33,7 @@ MEGABYTE = 1_000_000
 
 
 def resolve_hub(name: str, revision: str | None) -> Path:
-    """Return the folder of a hub's model, downloaded first where no cache has it. A broken download goes on where it stopped.
+    """Return the folder of a hub's model, downloaded first where no cache has it. Files that have arrived are kept.
 
     Args:
         name: ``OWNER/NAME``.
@@ -84,7 +84,7 @@ def _that_answer(hubs: list[str], name: str) -> list[str]:
         probes = {pool.submit(_answers, _endpoint(hub)): hub for hub in hubs}
         answering = [probes[probe] for probe in as_completed(probes) if probe.result()]
     if not answering:
-        raise _unreachable(name, " and ".join(_endpoint(hub) for hub in hubs))
+        raise _no_answer(name, " and ".join(_endpoint(hub) for hub in hubs))
     return answering
 
 
@@ -115,15 +115,15 @@ def _fetch_from_huggingface(name: str, revision: str | None) -> Path:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
 
-    with _huggingface_in_sentences(name, revision):
+    with _huggingface_in_sentences(name, revision, _no_answer):
         files = HfApi().model_info(name, revision=revision, files_metadata=True).siblings or []
-        sizes = {file.rfilename: file.size or 0 for file in files}
-        wanted = list(filter_repo_objects(sizes, allow_patterns=ALLOWED, ignore_patterns=IGNORED))
-        total = sum(sizes[file] for file in wanted) // MEGABYTE
-        with progress(f"fetching {name} from Hugging Face", total, "MB") as advance:
-            folder = snapshot_download(
-                name, revision=revision, allow_patterns=ALLOWED, ignore_patterns=IGNORED, tqdm_class=_reporting_bar(advance)
-            )
+    sizes = {file.rfilename: file.size or 0 for file in files}
+    wanted = list(filter_repo_objects(sizes, allow_patterns=ALLOWED, ignore_patterns=IGNORED))
+    total = sum(sizes[file] for file in wanted) // MEGABYTE
+    with _huggingface_in_sentences(name, revision, _broken), progress(f"fetching {name} from Hugging Face", total, "MB") as advance:
+        folder = snapshot_download(
+            name, revision=revision, allow_patterns=ALLOWED, ignore_patterns=IGNORED, tqdm_class=_reporting_bar(advance)
+        )
     return Path(folder)
 
 
@@ -152,7 +152,7 @@ def _reporting_bar(advance: Advance) -> type[Any]:
 
 
 @contextmanager
-def _huggingface_in_sentences(name: str, revision: str | None) -> Iterator[None]:
+def _huggingface_in_sentences(name: str, revision: str | None, when_cut: Callable[[str, str, Exception], ModelError]) -> Iterator[None]:
     from huggingface_hub import errors
 
     place = _endpoint("huggingface")
@@ -169,13 +169,13 @@ def _huggingface_in_sentences(name: str, revision: str | None) -> Iterator[None]
     except errors.RepositoryNotFoundError as err:
         raise _unknown(name, place, "private ones need `hf auth login` or HF_TOKEN") from err
     except errors.LocalEntryNotFoundError as err:
-        raise _unreachable(name, place) from err
+        raise _no_answer(name, place, err) from err
     except errors.HfHubHTTPError as err:
         raise ModelError(f"the hub refused: {str(err).splitlines()[0]}", where=name, hint="try again later") from err
     except errors.HTTPError as err:  # type: ignore[attr-defined]  # of the client's HTTP library, whose name depends on its version
-        raise _broken(name, place, err) from err
+        raise when_cut(name, place, err) from err
     except ConnectionError as err:
-        raise _unreachable(name, place) from err
+        raise _no_answer(name, place, err) from err
 
 
 # ---- ModelScope -------------------------------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ def _modelscope_in_sentences(name: str, revision: str | None) -> Iterator[None]:
     except errors.FileDownloadError as err:
         raise _broken(name, place, err) from err
     except (errors.NetworkError, requests.RequestException) as err:
-        raise _unreachable(name, place) from err
+        raise _no_answer(name, place, err) from err
     except errors.HubError as err:
         raise ModelError(f"ModelScope refused: {str(err).splitlines()[0]}", where=name, hint="try again later") from err
 
@@ -246,7 +246,7 @@ def _modelscope_in_sentences(name: str, revision: str | None) -> Iterator[None]:
 # ---- what went wrong --------------------------------------------------------------------------------------------------
 
 
-def _unreachable(name: str, place: str) -> ModelError:
+def _no_answer(name: str, place: str, _err: Exception | None = None) -> ModelError:
     return ModelError(
         f"no answer from {place}",
         where=name,
@@ -263,7 +263,7 @@ def _broken(name: str, place: str, err: Exception) -> ModelError:
     return ModelError(
         f"the download from {place} broke off: {str(err).splitlines()[0]}",
         where=name,
-        hint="try again: what has arrived is kept",
+        hint="try again: files that have arrived are kept",
     )
 
 
