@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weitiao.errors import RecipeError, RowError
+from weitiao.infer.constrain import Grammars
 from weitiao.recipe.tasks import Extraction, FieldSpec
 from weitiao.seams import Answer, Message, Part, Record, text_message
 from weitiao.tasks import make_task
@@ -127,6 +128,7 @@ def test_canonical_values(value, spec, wanted):
         ("ten", FieldSpec(type="number"), "'ten' is not a number"),
         ("", FieldSpec(type="number"), "cannot be left empty"),
         ("someday", FieldSpec(type="date"), "'someday' is not a calendar date"),
+        ("2018-04-09\n", FieldSpec(type="date"), "is not a calendar date"),
         ("c", FieldSpec(type="enum", values=["a", "b"]), "'c' is none of a, b"),
         ({"a": 1}, FieldSpec(), "is not a text"),
     ],
@@ -158,6 +160,22 @@ def test_trained_answers_fit_the_schema_and_others_do_not():
     for bad in ({**good, "more": 1}, {**good, "kind": "c"}, {**good, "day": "?"}, {**good, "tags": "x"}, {"name": "张三"}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(bad, schema)
+
+
+def test_decoding_under_the_constraint_can_produce_the_trained_answers(tiny_tokenizer):
+    grammars = Grammars(tiny_tokenizer, len(tiny_tokenizer), [tiny_tokenizer.convert_tokens_to_ids("<|im_end|>")])
+    fields = {"name": FieldSpec(), "total": FieldSpec(type="number", optional=True), "day": FieldSpec(type="date"),
+              "kind": FieldSpec(type="enum", values=["a", "现金"]), "tags": FieldSpec(type="list", optional=True)}  # fmt: skip
+    it = task(fields)
+    for answer in (
+        {"name": '张"三\n', "total": "RM 3.50", "day": "2018年4月9日（星期一）", "kind": "现金", "tags": ["x", "y"]},
+        {"day": "19 APR 2018", "kind": "a"},
+    ):
+        sample = it.make_sample(record(answer=json.dumps(answer)))
+        matcher = grammars.matcher(it.constraint(sample), "f:1")
+        for token in tiny_tokenizer.encode(f"{sample.messages[-1].text}<|im_end|>", add_special_tokens=False):
+            matcher.take(token, "f:1")
+        assert matcher.is_complete()
 
 
 # ---- parser -----------------------------------------------------------------------------------------------------------

@@ -71,7 +71,14 @@ def _overlooked(predictions: Sequence[Prediction]) -> dict[str, Any]:
 
 
 def scores_json(scores: Scores) -> dict[str, Any]:
-    """The content of a ``scores.json``; numbers that are not defined are null."""
+    """The content of a ``scores.json``.
+
+    Args:
+        scores: of one model.
+
+    Returns:
+        JSON-able values; numbers that are not defined are null, and the per-row counts are left out.
+    """
     content = {
         "n": scores.n,
         "metrics": dict(scores.metrics),
@@ -98,7 +105,14 @@ def read_scores(content: Mapping[str, Any], counts: Mapping[str, np.ndarray]) ->
 
 
 def comparison_json(comparison: Comparison) -> dict[str, Any]:
-    """The content of ``RUN/scores.json``."""
+    """The content of ``RUN/scores.json``.
+
+    Args:
+        comparison: of tuned and baseline.
+
+    Returns:
+        JSON-able ``baseline``, ``tuned`` and ``gain``, the latter as metric -> [difference, low, high].
+    """
     gain = {name: _finite(list(values)) for name, values in comparison.gain.items()}
     return {"baseline": scores_json(comparison.baseline), "tuned": scores_json(comparison.tuned), "gain": gain}
 

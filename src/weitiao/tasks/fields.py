@@ -18,8 +18,8 @@ from weitiao.tasks.scoring import plain, stands_in
 NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|[-+]?\.\d+")
 CHINESE_DATE = re.compile(r"(\d{4})年(\d{1,2})月(\d{1,2})[日号]?")
 COMPACT_DATE = re.compile(r"(\d{4})(\d{2})(\d{2})")
-DATE_PATTERN = r"^[0-9A-Za-z年月日号./, :+-]{4,40}$"
-"""Characters that dates are written in, for decoding."""
+DATE_PATTERN = r"^[0-9A-Za-z年月日号上下午时分秒周星期一二三四五六天()（）./,， :'+-]{4,40}$"
+"""Characters that dates are written in: decoding produces no others, so trained values may have no others."""
 
 
 def json_schema(fields: Mapping[str, FieldSpec]) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def canonical(value: Any, spec: FieldSpec) -> Any:
     text = _text(value)
     if spec.type == "enum" and text not in (spec.values or ()):
         raise ValueError(f"{text!r} is none of {', '.join(spec.values or ())}")
-    if spec.type == "date" and read_date(text) is None:
+    if spec.type == "date" and (read_date(text) is None or not re.fullmatch(DATE_PATTERN, text)):
         raise ValueError(f"{text!r} is not a calendar date")
     return text
 
