@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from importlib import resources
 from itertools import pairwise
 from typing import Any, Literal
@@ -99,7 +100,9 @@ class QwenRenderer:
         names = dict.fromkeys([self.stop_token, self.document_end])
         self.stop_token_ids: tuple[int, ...] = tuple(tokenizer.convert_tokens_to_ids(name) for name in names)
         self.pad_token_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.stop_token_ids[-1]
-        self._special = re.compile("|".join(re.escape(token) for token in _control_tokens(tokenizer)))
+        self._control_ids = _control_tokens(tokenizer)
+        self._control = re.compile("(" + "|".join(map(re.escape, self._control_ids)) + ")")
+        self._between = lru_cache(maxsize=4096)(self._tokenised)
 
     def conversation(self, messages: Sequence[Message], max_tokens: int | None = None) -> Rendered:
         """Tokens of a whole conversation.
@@ -167,20 +170,21 @@ class QwenRenderer:
         if not answer_follows and len(messages) == 1:
             return [_Piece(self._guard(messages[0].text) + self.document_end, trained=True)]
         pieces: list[_Piece] = []
-        rendered = ""
+        rendered = whole = ""
         for i, message in enumerate(messages):
             if message.role != "assistant":
                 continue
             before = self._render(messages[:i], add_generation_prompt=True)
-            after = self._render(messages[: i + 1], add_generation_prompt=False)
+            whole = self._render(messages[: i + 1], add_generation_prompt=False)
             pieces.append(_Piece(_what_follows(rendered, before), trained=False))
-            answer = _what_follows(before, after)
+            answer = _what_follows(before, whole)
             end = answer.rfind(self.stop_token) + len(self.stop_token)
             if end < len(self.stop_token):
                 raise ModelError("the chat template does not end an answer with the stop token", where=self.stop_token)
             pieces.append(_Piece(answer[:end], trained=True))
             rendered = before + answer[:end]
-        whole = self._render(messages, add_generation_prompt=answer_follows)
+        if answer_follows or messages[-1].role != "assistant":
+            whole = self._render(messages, add_generation_prompt=answer_follows)
         pieces.append(_Piece(_what_follows(rendered, whole), trained=False))
         return pieces
 
@@ -202,20 +206,23 @@ class QwenRenderer:
         """Mark control tokens that stand in a user's text, so that they are tokenised as the letters they are."""
         if "<" not in text:
             return text
-        return self._special.sub(lambda match: f"{_OPEN}{match.group()[0]}{_JOIN}{match.group()[1:]}{_CLOSE}", text)
+        return self._control.sub(lambda match: f"{_OPEN}{match.group()[0]}{_JOIN}{match.group()[1:]}{_CLOSE}", text)
 
     def _ids(self, text: str) -> list[int]:
-        if _OPEN not in text:
-            return list(self.tokenizer.encode(text, add_special_tokens=False))
+        """Tokens of a piece. Control tokens divide it, so what stands between two of them is tokenised once if it comes again."""
         ids: list[int] = []
-        for i, part in enumerate(re.split(f"{_OPEN}(.*?){_CLOSE}", text, flags=re.DOTALL)):
-            if not part:
-                continue
-            literal = i % 2 == 1
-            ids += self.tokenizer.encode(
-                part.replace(_JOIN, "") if literal else part, add_special_tokens=False, split_special_tokens=literal
-            )
+        for i, part in enumerate(self._control.split(text)):
+            if i % 2 == 1:
+                ids.append(self._control_ids[part])
+            elif part:
+                ids += self._between(part)
         return ids
+
+    def _tokenised(self, text: str) -> tuple[int, ...]:
+        if _OPEN not in text:
+            return tuple(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
+        letters = re.sub(f"[{_OPEN}{_JOIN}{_CLOSE}]", "", text)
+        return tuple(self.tokenizer.encode(letters, add_special_tokens=False, split_special_tokens=True))
 
     def _tokens(self, pieces: Sequence[_Piece], n_shortened: int) -> Rendered:
         input_ids: list[int] = []
@@ -269,9 +276,10 @@ def _stop_token(tokenizer: Any) -> str:
     return str(tokenizer.eos_token)
 
 
-def _control_tokens(tokenizer: Any) -> list[str]:
-    """Tokens that steer the model; think tags are not among them, an answer may hold those."""
-    return sorted((str(token) for token in tokenizer.added_tokens_decoder.values() if token.special), key=len, reverse=True)
+def _control_tokens(tokenizer: Any) -> dict[str, int]:
+    """Tokens that steer the model, longest first; think tags are not among them, an answer may hold those."""
+    special = {str(token): token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return dict(sorted(special.items(), key=lambda item: -len(item[0])))
 
 
 def _what_follows(beginning: str, whole: str) -> str:
