@@ -15,7 +15,7 @@ from weitiao.seams import Rendered, Renderer, Sample
 MIN_PREFIX = 8
 """Fewest tokens of a common beginning that are worth a pass of their own."""
 
-READ_TOKENS = 16384
+READ_TOKENS = 8192
 """Prompt tokens that are read at once; more gains nothing on any device and costs activation memory."""
 
 

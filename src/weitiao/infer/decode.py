@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from weitiao.errors import EngineError
 from weitiao.infer.batches import Prompt
+from weitiao.infer.cache import RoomyCache
 from weitiao.infer.constrain import Matcher
 from weitiao.infer.network import Network, Reading, keep_rows, next_logits, read_batch, read_next
 from weitiao.seams import Answer, EndedBy, Renderer, Sampling
@@ -35,7 +35,7 @@ def decode_batch(
     network: Network,
     renderer: Renderer,
     prompts: Sequence[Prompt],
-    prefix: DynamicCache | None,
+    prefix: RoomyCache | None,
     *,
     sampling: Sampling,
     matchers: Sequence[Matcher | None],

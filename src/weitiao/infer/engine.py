@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from transformers import DynamicCache
 
 from weitiao.errors import RowError
 from weitiao.infer.batches import Prompt, cache_tokens_that_fit, check_lengths, plan_batches, refuse_images, render_prompts, shared_prefix
+from weitiao.infer.cache import RoomyCache
 from weitiao.infer.constrain import Grammars
 from weitiao.infer.decode import decode_batch
 from weitiao.infer.labels import LabelTokens, distinct_candidates, score_batch
@@ -140,7 +140,7 @@ class EmbeddedEngine:
                 answers = likelihood_batch(self._network, batch, [trained[row.index] for row in batch], self._renderer.pad_token_id)
             yield from answers
 
-    def _batches(self, samples: Sequence[Sample], n_new_tokens: int) -> Iterator[tuple[list[Prompt], DynamicCache | None]]:
+    def _batches(self, samples: Sequence[Sample], n_new_tokens: int) -> Iterator[tuple[list[Prompt], RoomyCache | None]]:
         """Batches of rendered prompts, each with the keys and values of what all prompts of the call begin with."""
         prompts = render_prompts(samples, self._renderer, self._max_prompt_tokens)
         check_lengths(prompts, n_new_tokens, self._network.config)

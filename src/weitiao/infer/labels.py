@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from weitiao.errors import EngineError
 from weitiao.infer.batches import Prompt
+from weitiao.infer.cache import RoomyCache
 from weitiao.infer.network import Network, Reading, arithmetic_dtype, read_batch, token_log_probs
 from weitiao.seams import Answer, Renderer, Sample, text_message
 
@@ -95,7 +95,7 @@ def score_batch(
     network: Network,
     renderer: Renderer,
     prompts: Sequence[Prompt],
-    prefix: DynamicCache | None,
+    prefix: RoomyCache | None,
     *,
     candidates: Sequence[Sequence[str]],
     sequences: Sequence[Sequence[Sequence[int]]],

@@ -16,10 +16,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from weitiao.errors import EngineError
+from weitiao.infer.cache import RoomyCache
 
 Network = Any
 """A ``transformers.PreTrainedModel``; its methods are not typed."""
@@ -34,7 +33,7 @@ class Reading:
 
     hidden: Tensor
     """(B, H): last hidden state of each row's last token."""
-    cache: DynamicCache
+    cache: RoomyCache
     mask: Tensor
     """(B, T), bool: columns of the cache that belong to the row."""
     positions: Tensor
@@ -94,7 +93,7 @@ def arithmetic_dtype(network: Network) -> torch.dtype:
     return dtype
 
 
-def read_prefix(network: Network, token_ids: Sequence[int]) -> DynamicCache:
+def read_prefix(network: Network, token_ids: Sequence[int]) -> RoomyCache:
     """Keys and values of the tokens that all prompts begin with, computed once.
 
     Args:
@@ -104,13 +103,13 @@ def read_prefix(network: Network, token_ids: Sequence[int]) -> DynamicCache:
     Returns:
         A cache of one row.
     """
-    cache = DynamicCache()
+    cache = RoomyCache()
     input_ids = torch.tensor([list(token_ids)], device=network.device)
     network.base_model(input_ids=input_ids, past_key_values=cache, use_cache=True)
     return cache
 
 
-def read_batch(network: Network, rows: Sequence[Sequence[int]], prefix: DynamicCache | None, pad_token_id: int) -> Reading:
+def read_batch(network: Network, rows: Sequence[Sequence[int]], prefix: RoomyCache | None, pad_token_id: int) -> Reading:
     """Read prompts up to their last token.
 
     Args:
@@ -123,7 +122,7 @@ def read_batch(network: Network, rows: Sequence[Sequence[int]], prefix: DynamicC
         The state from which answers are generated or scored.
     """
     device = network.device
-    cache, n_prefix = _expanded(prefix, len(rows))
+    cache, n_prefix = (prefix.expanded(len(rows)), prefix.get_seq_length()) if prefix else (RoomyCache(), 0)
     lengths_B = torch.tensor([len(row) for row in rows], device=device)
     n_columns = int(lengths_B.max())
     chunk_BN = torch.tensor([[*row, *[pad_token_id] * (n_columns - len(row))] for row in rows], device=device)
@@ -154,9 +153,7 @@ def keep_rows(reading: Reading, rows: Sequence[int]) -> None:
     index_B = torch.tensor(list(rows), device=reading.mask.device)
     mask_BT = reading.mask[index_B]
     columns_T = mask_BT.any(dim=0).nonzero()[:, 0]
-    for layer in _layers(reading.cache):
-        layer.keys = layer.keys[index_B[:, None], :, columns_T[None]].transpose(1, 2)
-        layer.values = layer.values[index_B[:, None], :, columns_T[None]].transpose(1, 2)
+    reading.cache.keep(rows, columns_T)
     reading.mask = mask_BT[:, columns_T]
     reading.hidden = reading.hidden[index_B]
     reading.positions = reading.positions[index_B]
@@ -192,18 +189,3 @@ def token_log_probs(network: Network, hidden_NH: Tensor, positions: Sequence[int
         log_probs_M = logits_NV[rows_M, token_M[inside_M]] - logits_NV.logsumexp(dim=-1)[rows_M]
         found[inside_M.cpu()] = log_probs_M.cpu()
     return found
-
-
-def _expanded(prefix: DynamicCache | None, n_rows: int) -> tuple[DynamicCache, int]:
-    """A cache for ``n_rows`` rows that begin with the prefix; its memory is shared until a row adds to it."""
-    cache = DynamicCache()
-    if prefix is None:
-        return cache, 0
-    for i, layer in enumerate(_layers(prefix)):
-        cache.update(layer.keys.expand(n_rows, -1, -1, -1), layer.values.expand(n_rows, -1, -1, -1), i)
-    return cache, prefix.get_seq_length()
-
-
-def _layers(cache: DynamicCache) -> list[Any]:
-    assert all(type(layer) is DynamicLayer for layer in cache.layers)
-    return list(cache.layers)
