@@ -1,4 +1,4 @@
-"""A GGUF file becomes an ordinary folder: one embedding, no padding words, every stop id; and the bundled models are what they should be."""
+"""A GGUF file becomes an ordinary folder: one embedding, no padding words, every stop id; the bundled models are as published."""
 
 import json
 
@@ -28,7 +28,7 @@ def write_gguf(model, path, *, head):
     writer.add_rope_freq_base(1_000_000.0)
     writer.add_layer_norm_rms_eps(1e-6)
 
-    added = {index: token for index, token in tokenizer.added_tokens_decoder.items()}
+    added = dict(tokenizer.added_tokens_decoder)
     tokens, types = [], []
     by_id = {index: token for token, index in tokenizer.get_vocab().items()}
     for index in range(config["vocab_size"]):
@@ -108,7 +108,9 @@ def test_constants_tokens_and_stop_ids_are_settled(tiny, tmp_path):
     assert "[PAD" not in (folder / "tokenizer.json").read_text("utf-8")
     generation = json.loads((folder / "generation_config.json").read_text())
     assert generation["eos_token_id"] == json.loads((tiny / "generation_config.json").read_text())["eos_token_id"]
-    assert json.loads((folder / "tokenizer_config.json").read_text())["eos_token"] == "<|im_end|>"
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    assert (settings["eos_token"], settings["model_max_length"]) == ("<|im_end|>", 2048)
+    assert "local_files_only" not in settings
 
 
 @pytest.mark.usefixtures("cache")
@@ -185,3 +187,17 @@ def test_the_bundled_qwen_is_the_published_one():
 )
 def test_the_bundled_qwen_answers_known_questions(question, expected):
     assert answer(resolve_weights("bundled:qwen2.5-coder-0.5b-instruct"), question) == expected
+
+
+@pytest.mark.real
+def test_the_bundled_smollm_is_the_published_one():
+    from transformers import AutoTokenizer
+
+    from weitiao.model.folder import count_stored
+
+    folder = resolve_weights("bundled:smollm2-135m-instruct")
+    assert count_stored(folder)[0] == 134_515_008
+    assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == [2, 0]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer("  1 2").input_ids == [256, 33, 216, 34]  # digits stand alone, so that the blanks before them stay together
+    assert answer(folder, "What is the capital of France? Answer with one word.") == "The capital of France is Paris.<|im_end|>"

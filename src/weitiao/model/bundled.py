@@ -20,7 +20,7 @@ from pathlib import Path
 
 from weitiao.errors import CommandError, ModelError
 from weitiao.log import logger, progress
-from weitiao.model.cache import build_once, cache_root
+from weitiao.cache import build_once, cache_root
 from weitiao.model.gguf import convert_gguf
 
 PREFIX = "bundled:"

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from weitiao.errors import ModelError
 from weitiao.log import progress
-from weitiao.model.cache import build_once, cache_root
+from weitiao.cache import build_once, cache_root
 
 SAME_MATRIX = 0.15
 """Relative distance below which two embedding matrices are one, quantised twice: Q5_0 and Q8_0 of one lie at 0.04, others above 1."""
@@ -91,6 +91,7 @@ def convert_gguf(file: Path, folder: Path, name: str) -> None:
             raise ModelError("the vocabulary has more tokens than the embedding has rows", where=str(file))
         _tie_if_stored_twice(network)
         _settle_constants(network, tokens)
+        _settle_tokenizer_settings(folder, network.config.max_position_embeddings)
         network.save_pretrained(folder)
         for weights in folder.glob("*.safetensors"):
             weights.chmod((folder / "config.json").stat().st_mode)  # safetensors leaves them to their owner alone
@@ -117,12 +118,6 @@ def _save_tokenizer(file: Path, folder: Path, split: str) -> Tokens:
     content["model"]["vocab"] = vocabulary
     content.update(SPLITS.get(split, {}))
     path.write_text(json.dumps(content, ensure_ascii=False), "utf-8")
-
-    path = folder / "tokenizer_config.json"
-    settings = json.loads(path.read_text("utf-8"))
-    for how_it_was_loaded in ("is_local", "local_files_only"):
-        settings.pop(how_it_was_loaded, None)
-    path.write_text(json.dumps(settings, ensure_ascii=False, indent=2), "utf-8")
 
     special = {token["content"]: token["id"] for token in content["added_tokens"]}
     stops = [tokenizer.eos_token_id, *(special[token] for token in STOP_TOKENS if token in special)]
@@ -173,3 +168,12 @@ def _settle_constants(network: Any, tokens: Tokens) -> None:
     network.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         bos_token_id=config.bos_token_id, eos_token_id=tokens.stop_ids, pad_token_id=tokens.pad_id
     )
+
+
+def _settle_tokenizer_settings(folder: Path, max_tokens: int) -> None:
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text("utf-8"))
+    for how_it_was_loaded in ("is_local", "local_files_only"):
+        settings.pop(how_it_was_loaded, None)
+    settings["model_max_length"] = max_tokens
+    path.write_text(json.dumps(settings, ensure_ascii=False, indent=2), "utf-8")
