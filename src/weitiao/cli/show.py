@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from weitiao.pipeline import LookRow
     from weitiao.seams import Artifact, Comparison, DataReport, RunSummary, Scores
 
 SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
@@ -81,7 +82,7 @@ def show_report(report: DataReport) -> None:
             console.print(f"         {finding.hint}", highlight=False, markup=False, soft_wrap=True, style="dim")
 
 
-def show_look(rows: Sequence[Any], *, with_ids: bool) -> None:
+def show_look(rows: Sequence[LookRow], *, with_ids: bool) -> None:
     """Rows as the model sees them; what is trained is green and, where colours are off, between ⟦ and ⟧."""
     from rich.text import Text
 
@@ -98,12 +99,12 @@ def show_look(rows: Sequence[Any], *, with_ids: bool) -> None:
             console.print(" ".join(str(token) for token in row.ids), highlight=False, style="dim", soft_wrap=True)
 
 
-def show_rows(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A plain table."""
-    table = _table(title, columns, right_from=len(columns))
-    for row in rows:
-        table.add_row(*row)
-    _console().print(table)
+def show_models(models: Sequence[Any]) -> None:
+    """Names, sizes and licences; below each, where it lies."""
+    for model in models:
+        parameters = f"{model.parameters / 1e6:,.0f} M parameters" if model.parameters else "parameters not counted"
+        say(f"{model.name}  {size(model.size_bytes)}, {parameters}, licence: {model.licence or 'not stated'}")
+        say(f"    {model.path}" if model.path is not None else f"    not fetched yet: weitiao models pull {model.name}")
 
 
 def show_facts(facts: Mapping[str, Any]) -> None:

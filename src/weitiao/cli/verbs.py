@@ -6,13 +6,16 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from weitiao import __version__
 from weitiao.cli.fail import EXIT_WRONG_INPUT, exit_code_of
 from weitiao.errors import CommandError
+
+if TYPE_CHECKING:
+    from weitiao.recipe import Recipe
 
 DEBUG_FLAG = "--debug"
 QUIET_LIBRARIES = {"TRANSFORMERS_VERBOSITY": "error", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -89,17 +92,31 @@ def init(
     say(f"{proposal.recognised}\nwrote {output}; next: weitiao check {output}")
 
 
+def _load(path: Path, overrides: Sequence[str] | None) -> Recipe:
+    # Before the pipeline and with it torch is imported: a misspelt key is told at once.
+    from weitiao.recipe import load_recipe
+
+    return load_recipe(path, overrides or ())
+
+
+def _found(path: Path) -> Path:
+    # Likewise: a misspelt run folder is told before anything heavy is imported.
+    from weitiao.runs import read_run
+
+    return read_run(path).path
+
+
 @app.command()
 def check(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = False) -> int:
     """Check a recipe and its data; writes nothing.
 
     Shows counts, rejected rows, duplicates, leakage between the parts, labels and lengths. Exit code 2 where the data cannot be used.
     """
+    loaded = _load(recipe, overrides)
     from weitiao import pipeline
     from weitiao.cli.show import show_json, show_report
-    from weitiao.recipe import load_recipe
 
-    report = pipeline.check_recipe(load_recipe(recipe, overrides or ()))
+    report = pipeline.check_recipe(loaded)
     show_json(report) if as_json else show_report(report)
     return EXIT_WRONG_INPUT if any(finding.severity == "error" for finding in report.findings) else 0
 
@@ -112,11 +129,11 @@ def look(
     ids: Annotated[bool, typer.Option("--ids", help="Show token ids as well.")] = False,
 ) -> None:
     """Show rows as the model sees them, trained tokens coloured."""
+    loaded = _load(recipe, overrides)
     from weitiao import pipeline
     from weitiao.cli.show import show_look
-    from weitiao.recipe import load_recipe
 
-    show_look(pipeline.look_at(load_recipe(recipe, overrides or ()), n), with_ids=ids)
+    show_look(pipeline.look_at(loaded, n), with_ids=ids)
 
 
 @app.command()
@@ -134,13 +151,12 @@ def run(
 
     Everything goes into one run folder, which every other verb reads.
     """
+    loaded, mode = _load(recipe, overrides), _mode(resume=resume, replace=replace)
     from weitiao import pipeline
     from weitiao.cli.show import show_json, show_run
-    from weitiao.recipe import load_recipe
 
-    loaded = load_recipe(recipe, overrides or ())
     path = output or Path(loaded.run.path or Path("runs") / recipe.stem)
-    summary = pipeline.run_recipe(loaded, path, _mode(resume=resume, replace=replace))
+    summary = pipeline.run_recipe(loaded, path, mode)
     show_json(summary) if as_json else show_run(summary)
 
 
@@ -163,29 +179,32 @@ def evaluate(
 
     On the run's test rows, or on another file of the same shape.
     """
+    path = _found(run)
     from weitiao import pipeline
     from weitiao.cli.show import show_json, show_scores
 
-    scores = pipeline.evaluate_run(run, data, baseline)
+    scores = pipeline.evaluate_run(path, data, baseline)
     show_json(scores) if as_json else show_scores(scores)
 
 
 @app.command()
 def export(run: RunFolder) -> None:
     """Export a run's best checkpoint again, and check it."""
+    path = _found(run)
     from weitiao import pipeline
     from weitiao.cli.show import show_artifacts
 
-    show_artifacts(pipeline.export_run(run))
+    show_artifacts(pipeline.export_run(path))
 
 
 @app.command()
 def report(run: RunFolder) -> None:
     """Write a run's report.html again."""
+    path = _found(run)
     from weitiao import pipeline
     from weitiao.cli.show import say
 
-    say(f"report  {pipeline.report_run(run)}")
+    say(f"report  {pipeline.report_run(path)}")
 
 
 @app.command()
@@ -200,11 +219,12 @@ def predict(
 
     Answers are written as they come; the same command again goes on where it stopped.
     """
+    path = _found(run)
     from weitiao import pipeline
     from weitiao.cli.show import show_facts
     from weitiao.runs import jsonable
 
-    show_facts(jsonable(pipeline.predict_run(run, input_path, output_path)))
+    show_facts(jsonable(pipeline.predict_run(path, input_path, output_path)))
 
 
 @app.command()
@@ -213,10 +233,11 @@ def chat(run: RunFolder) -> None:
 
     An empty line or Ctrl-D ends it.
     """
+    path = _found(run)
     from weitiao import pipeline
     from weitiao.cli.show import ask, say
 
-    session = pipeline.chat_run(run)
+    session = pipeline.chat_run(path)
     while question := ask():
         say(session.ask(question))
 

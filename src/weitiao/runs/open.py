@@ -14,7 +14,7 @@ from weitiao.runs.folder import Mode, Run
 from weitiao.runs.values import full_disk_in_words
 
 LOCK = ".lock"
-FIRST_FILES = frozenset({LOCK, "recipe.yaml", "run.json", "data.json"})
+FIRST_ENTRIES = frozenset({LOCK, "recipe.yaml", "run.json", "data.json", "track.jsonl", "swanlog"})
 """What a run writes before its first result."""
 N_RUNS_SHOWN = 8
 
@@ -94,8 +94,9 @@ def _status(path: Path) -> str | None:
 
 
 def _has_nothing_to_lose(path: Path) -> bool:
-    files = {str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir()} if path.exists() else set()
-    return files <= {LOCK} or (files <= FIRST_FILES and _status(path) == "failed")
+    files = (file.relative_to(path) for file in path.rglob("*") if not file.is_dir()) if path.exists() else ()
+    entries = {file.parts[0] for file in files}
+    return entries <= {LOCK} or (entries <= FIRST_ENTRIES and _status(path) == "failed")
 
 
 def _ways_out(path: Path) -> str:
