@@ -13,7 +13,7 @@ from weitiao.infer import make_engine
 from weitiao.infer.batches import Prompt, plan_batches, shared_prefix
 from weitiao.infer.labels import ROOT, plant
 from weitiao.recipe.sections import Chat
-from weitiao.seams import Answer, Constraint, LoadedModel, Message, Part, Sample, Sampling
+from weitiao.seams import Answer, Constraint, LoadedModel, Message, Part, Sample, Sampling, text_message
 
 GREEDY = Sampling(max_new_tokens=4)
 
@@ -169,6 +169,32 @@ def test_a_prompt_with_an_image_is_refused(loaded: LoadedModel) -> None:
 
     with pytest.raises(EngineError, match=r"rows\.jsonl:6: the embedded engine reads text only"):
         list(make_engine(loaded, WithImages()).generate([ask("hi", 6)], GREEDY))  # type: ignore[arg-type]
+
+
+def test_logits_exist_only_where_they_are_needed_and_never_many_at_once(loaded: LoadedModel) -> None:
+    seen: list[int] = []
+    hook = loaded.network.lm_head.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0].reshape(-1, 32).shape[0]))
+    rows = [Sample(str(i), f"rows:{i}", (text_message("user", "问" * 30), text_message("assistant", "答" * 60))) for i in range(8)]
+    try:
+        list(engine_of(loaded).generate(rows, GREEDY))
+        assert seen == [8] * 4, "one position per row and new token, also while prompts are read"
+        seen.clear()
+        ((_, answer), *_) = engine_of(loaded).likelihood(rows)
+        assert answer.n_new_tokens > 60
+        assert sum(seen) == 8 * answer.n_new_tokens
+        assert max(seen) <= 256
+        seen.clear()
+        list(engine_of(loaded).score_labels(rows, lambda _sample: [f"标签{i}号" for i in range(40)]))
+        assert len(seen) > 1
+        assert max(seen) <= 256
+    finally:
+        hook.remove()
+
+
+def test_many_labels_do_not_count_as_one_long_answer(loaded: LoadedModel) -> None:
+    labels = [f"标签{i}号" for i in range(400)]
+    ((_, answer),) = engine_of(loaded).score_labels([ask("一" * 900)], lambda _sample: labels)
+    assert answer.text in labels
 
 
 def test_a_model_with_other_layers_than_full_attention_is_refused(tiny_qwen2: Path) -> None:

@@ -33,12 +33,13 @@ def write_card(folder: Path, checkpoint: Path, run_path: Path, *, kind: str, che
         check: what the comparison with the checkpoint showed; empty where there was none.
     """
     facts = read_facts(checkpoint)
+    licence = base_licence(facts)
     for licence_file in _licence_files(Path(facts.base_path)):
         shutil.copyfile(licence_file, folder / licence_file.name)
     parts = [
-        _front_matter(facts, kind),
+        _front_matter(facts, kind, licence),
         f"# {run_path.resolve().name}\n\nMade with [weitiao](https://pypi.org/project/weitiao/) from `{facts.base}`.",
-        f"## Intended use\n\n{USES[facts.task['kind']]} Check its answers where a mistake is costly.\n\n{_settings(facts)}",
+        f"## Intended use\n\n{USES[facts.task['kind']]} Check its answers where a mistake is costly.\n\n{_settings(facts, licence)}",
         _figures(_read(run_path / "scores.json")),
         _check(check),
         _data(_read(run_path / "data.json")),
@@ -71,10 +72,10 @@ def _licence_files(base: Path) -> list[Path]:
     ]
 
 
-def _front_matter(facts: CheckpointFacts, kind: str) -> str:
+def _front_matter(facts: CheckpointFacts, kind: str, licence: str | None) -> str:
     base = facts.base.removeprefix("hub:")
     lines = [
-        f"license: {base_licence(facts) or 'other'}",
+        f"license: {licence or 'other'}",
         *([f"base_model: {base}", f"base_model_relation: {'adapter' if kind == 'adapter' else 'finetune'}"] if "/" in base else []),
         f"library_name: {'peft' if kind == 'adapter' else 'transformers'}",
         "pipeline_tag: text-generation",
@@ -83,7 +84,7 @@ def _front_matter(facts: CheckpointFacts, kind: str) -> str:
     return "---\n" + "\n".join(lines) + "\n---"
 
 
-def _settings(facts: CheckpointFacts) -> str:
+def _settings(facts: CheckpointFacts, licence: str | None) -> str:
     lines = [
         f"- Task: {facts.task['kind']}",
         f"- Thinking mode: {'on' if facts.chat.get('enable_thinking') else 'off'}; the chat template here does the same by default",
@@ -95,7 +96,7 @@ def _settings(facts: CheckpointFacts) -> str:
         lines.append(f"- Labels: {', '.join(facts.task['labels'])}")
     if facts.system:
         lines.append(f"- System message: {facts.system}")
-    if base_licence(facts) is None:
+    if licence is None:
         lines.append("- Licence: the base model's own terms apply; they were not found beside its weights")
     return "\n".join(lines)
 

@@ -35,6 +35,8 @@ class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         Args:
             key_states: (B, G, N, D).
             value_states: (B, G, N, D).
+            *_args: not used; part of transformers' signature.
+            **_kwargs: not used; part of transformers' signature.
 
         Returns:
             All keys and all values so far, (B, G, T, D).

@@ -81,7 +81,7 @@ class EmbeddedEngine:
             RowError: a prompt cannot be shortened enough.
             EngineError: a prompt is too long for the model or holds an image, a constraint cannot be compiled, or the output is not finite.
         """
-        for batch, prefix in self._batches(samples, sampling.max_new_tokens):
+        for batch, prefix in self._batches(samples, sampling.max_new_tokens, sampling.max_new_tokens):
             asked = [constraint(prompt.sample) if constraint else None for prompt in batch]
             matchers = [self._grammars.matcher(wish, prompt.sample.origin) for wish, prompt in zip(asked, batch, strict=True)]
             with answering(self._network, self._dtype):
@@ -104,8 +104,9 @@ class EmbeddedEngine:
         """
         candidates = [distinct_candidates(sample, labels(sample)) for sample in samples]
         tokens = [[self._label_tokens.of(label, sample) for label in row] for row, sample in zip(candidates, samples, strict=True)]
-        longest_tree = max((sum(map(len, row)) for row in tokens), default=0)
-        for batch, prefix in self._batches(samples, longest_tree):
+        longest = max((len(sequence) for row in tokens for sequence in row), default=0)
+        largest_tree = max((sum(map(len, row)) for row in tokens), default=0)
+        for batch, prefix in self._batches(samples, longest, largest_tree):
             offered = [candidates[prompt.index] for prompt in batch]
             sequences = [tokens[prompt.index] for prompt in batch]
             with answering(self._network, self._dtype):
@@ -140,16 +141,19 @@ class EmbeddedEngine:
                 answers = likelihood_batch(self._network, batch, [trained[row.index] for row in batch], self._renderer.pad_token_id)
             yield from answers
 
-    def _batches(self, samples: Sequence[Sample], n_new_tokens: int) -> Iterator[tuple[list[Prompt], RoomyCache | None]]:
-        """Batches of rendered prompts, each with the keys and values of what all prompts of the call begin with."""
+    def _batches(self, samples: Sequence[Sample], longest: int, n_cached: int) -> Iterator[tuple[list[Prompt], RoomyCache | None]]:
+        """Batches of rendered prompts, each with the keys and values of what all prompts of the call begin with.
+
+        ``longest`` is the longest answer in tokens, ``n_cached`` the most tokens that a row adds to the cache.
+        """
         prompts = render_prompts(samples, self._renderer, self._max_prompt_tokens)
-        check_lengths(prompts, n_new_tokens, self._network.config)
+        check_lengths(prompts, longest, self._network.config)
         shared = shared_prefix(prompts)
         prefix = None
         if shared:
             with answering(self._network, self._dtype):
                 prefix = read_prefix(self._network, shared)
-        for batch in plan_batches(prompts, self._batch_size, n_new_tokens, self._cache_tokens()):
+        for batch in plan_batches(prompts, self._batch_size, n_cached, self._cache_tokens()):
             yield batch, prefix
 
     def _cache_tokens(self) -> int:
