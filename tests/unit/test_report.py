@@ -288,6 +288,18 @@ def test_same_run_gives_the_same_page_and_nothing_else(run: Path) -> None:
     assert first.endswith(b"</html>")
 
 
+def test_share_of_validation_in_the_training_time(run: Path) -> None:
+    assert "Validation 25 s (5 % of training)" in page_of(run).text
+
+
+def test_models_that_score_alike(run: Path) -> None:
+    scores = json.loads((run / "scores.json").read_text(encoding="utf-8"))
+    scores["tuned"]["metrics"] = scores["baseline"]["metrics"]
+    scores["gain"] = {name: [0.0, 0.0, 0.0] for name in scores["gain"]}
+    (run / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
+    assert "No difference Both models have the same Field F1" in page_of(run).text
+
+
 def test_commands_can_be_pasted(tmp_path: Path) -> None:
     text = page_of(make_run(tmp_path / "my run", "extraction")).text
     assert f"weitiao predict '{tmp_path}/my run' -i rows.jsonl -o answers.jsonl" in text

@@ -110,6 +110,14 @@ def test_chart_of_a_constant() -> None:
     assert "inf" not in drawn
 
 
+def test_chart_of_a_share_stays_between_0_and_1() -> None:
+    for values, ends in (((0.0, 0.0), ("0 %", "100 %")), ((0.97, 1.0), ("97 %", "100 %"))):
+        points = list(enumerate(values, 1))
+        drawn = svg.line_chart("f1", [svg.Series("f1", points, "tuned")], x_title="step", percent=True)
+        assert all(f">{end}<" in drawn for end in ends)
+        assert "-" not in "".join(part.partition("<")[0] for part in drawn.split(">"))
+
+
 def test_statistics_become_drawings() -> None:
     statistics = {
         "labels": {"体育": 3, "财经": 1},

@@ -85,9 +85,9 @@ def line_chart(
     x_title: str,
     y_range: tuple[float, float] | None = None,
     mark: tuple[float, str] | None = None,
-    x_percent: bool = False,
     height: int = HEIGHT,
     percent: bool = False,
+    x_percent: bool = False,
 ) -> Markup:
     """Lines over a common axis.
 
@@ -99,14 +99,14 @@ def line_chart(
         mark: a place on the horizontal axis and the word that stands there.
         height: of the drawing, in its own units.
         percent: whether the vertical axis is a share of 1, shown in percent.
-        x_percent: the same for the horizontal axis.
+        x_percent: whether the horizontal axis is one too.
 
     Returns:
         An ``svg`` element.
     """
     xs = [x for line in series for x, _ in line.points]
     ys = [y for line in series for _, y in line.points]
-    low, high = y_range or _padded(min(ys), max(ys))
+    low, high = y_range or _padded(min(ys), max(ys), 1.0 if percent and max(ys) <= 1 else None)
     x = Scale(min(xs), max(xs), LEFT, WIDTH - RIGHT)
     y = Scale(low, high, height - BOTTOM, TOP)
     parts = [_axes(x, y, height, x_title, percent, x_percent)]
@@ -139,7 +139,7 @@ def bars(title: str, rows: Sequence[tuple[str, float]], *, style: str = "tuned")
         An ``svg`` element.
     """
     top = max((value for _, value in rows), default=0) or 1
-    step, left = 20, 150
+    step, left = 20, 14 + 7 * min(20, max((text_width(name) for name, _ in rows), default=0))
     parts = []
     for place, (name, value) in enumerate(rows):
         y = place * step
@@ -208,9 +208,11 @@ def clipped(text: str, width: int) -> str:
     return text
 
 
-def _padded(low: float, high: float) -> tuple[float, float]:
+def _padded(low: float, high: float, ceiling: float | None) -> tuple[float, float]:
+    """Some room around the values, from 0 on where they come near it, up to ``ceiling`` where they cannot exceed it."""
     room = 0.06 * (high - low) or abs(high) * 0.1 or 1.0
-    return (0.0 if 0 <= low < 0.35 * high else low - room), high + room
+    floor = 0.0 if 0 <= low <= max(0.35 * high, room) else low - room
+    return floor, high + room if ceiling is None else min(high + room, ceiling)
 
 
 def _axes(x: Scale | None, y: Scale, height: int, x_title: str, percent: bool = False, x_percent: bool = False) -> Markup:

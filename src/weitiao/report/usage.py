@@ -32,6 +32,7 @@ def run_facts(record: RunRecord) -> list[tuple[str, str]]:
         ("Steps", _text(training.get("n_steps"))),
         ("Best step", _text(training.get("best_step"))),
         ("Training time", _with(duration, training.get("seconds"))),
+        ("Validation", _validation_time(record)),
         ("Tokens per second", _with(number, training.get("tokens_per_second"))),
         ("Peak memory", _with(size, training.get("peak_memory_bytes"))),
         ("Device", " ".join(str(facts[key]) for key in ("device", "dtype") if facts.get(key)) or None),
@@ -71,7 +72,6 @@ def commands(record: RunRecord) -> list[Command]:
     found = [
         Command("Answer a file of rows", f"weitiao predict {run} -i rows.jsonl -o answers.jsonl"),
         Command("Talk to it", f"weitiao chat {run}"),
-        Command("Serve it with an OpenAI-compatible API", f"weitiao serve {run}"),
         Command("Score it on another file of the same shape", f"weitiao evaluate {run} --data other.jsonl --json"),
     ]
     if "merged" in record.folders:
@@ -121,6 +121,14 @@ def _moment(value: Any) -> str | None:
 
 def _with(words: Any, value: Any) -> str | None:
     return words(value) if isinstance(value, (int, float)) else None
+
+
+def _validation_time(record: RunRecord) -> str | None:
+    """Time in evaluations during training, and its share of the training time that contains it."""
+    spent = sum(seconds for row in record.evaluations if isinstance(seconds := row.get("seconds"), (int, float)))
+    whole = (record.facts.get("training") or {}).get("seconds")
+    share = f" ({100 * spent / whole:.0f} % of training)" if spent and whole and spent <= whole else ""
+    return f"{duration(spent)}{share}" if spent else None
 
 
 def _scoring_time(record: RunRecord) -> str | None:

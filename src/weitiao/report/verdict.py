@@ -34,7 +34,7 @@ class MetricRow:
     tuned: Figure | None
     gain: Figure | None
     judgement: str
-    """``better``, ``worse``, ``open`` where the interval includes 0, or empty where there is no gain to judge."""
+    """``better``, ``worse``, ``open`` where the interval includes 0, ``same`` where nothing moved, or empty without a gain to judge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +110,8 @@ def known(values: Sequence[float | None] | None) -> list[float] | None:
 
 
 def _judgement(gain: Sequence[float], lower_is_better: bool) -> str:
+    if not any(gain):
+        return "same"
     low, high = (-gain[2], -gain[1]) if lower_is_better else (gain[1], gain[2])
     return "better" if low > 0 else "worse" if high < 0 else "open"
 
@@ -128,6 +130,7 @@ def _words(main: MetricRow | None) -> tuple[str, str]:
         )
     found = f"{main.gain.text} in {main.label} (95 % interval {main.gain.interval})"
     words = {
+        "same": ("No difference", f"Both models have the same {main.label}: tuning changed nothing that this metric sees."),
         "better": ("Better than the base model", f"{found}: the interval excludes 0."),
         "worse": ("Worse than the base model", f"{found}: the interval excludes 0, on the wrong side."),
         "open": ("No proof of a gain", f"{found}: the interval includes 0. More test rows would narrow it."),
