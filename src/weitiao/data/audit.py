@@ -143,7 +143,7 @@ def shared_keys(numbers: np.ndarray, keys: np.ndarray, part_of: np.ndarray) -> l
     ends = np.r_[starts[1:], len(keys)] - 1
     first, last = numbers[starts], numbers[ends]
     crossing = part_of[first] != part_of[last]
-    return list(zip(first[crossing].tolist(), last[crossing].tolist(), strict=True))
+    return sorted(zip(first[crossing].tolist(), last[crossing].tolist(), strict=True))
 
 
 def overlap_finding(code: str, noun: str, pairs: Sequence[tuple[int, int]], part_of: np.ndarray, origin_of: OriginOf, hint: str) -> Finding:

@@ -70,17 +70,20 @@ def find_encoding(path: Path) -> str:
     wide = _utf16_without_bom(sample)
     if wide:
         return wide
+    if sample.count(0) > MAX_BAD_SHARE * len(sample):
+        raise _no_text(path)
     n_wide = len(sample.translate(None, delete=bytes(range(0x80))))
     for name in ("utf-8", "gb18030"):
         if _n_bad(sample, name) <= MAX_BAD_SHARE * n_wide:
             return name
     if _n_bad(sample, "utf-8") <= max(_n_bad(sample, "gb18030"), 0.5 * n_wide) and b"\0" not in sample:
         return "utf-8"
-    raise DataError(
-        "this is not text in UTF-8, UTF-16 or GB18030",
-        where=str(path),
-        hint="save it as UTF-8, or name its encoding: data.encoding: big5",
-    )
+    raise _no_text(path)
+
+
+def _no_text(path: Path) -> DataError:
+    hint = "save it as UTF-8, or name its encoding: data.encoding: big5"
+    return DataError("this is not text in UTF-8, UTF-16 or GB18030", where=str(path), hint=hint)
 
 
 def _telling_bytes(path: Path) -> bytes:

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import count
 from pathlib import Path
 
 from weitiao.data.files import READERS
@@ -26,6 +27,8 @@ from weitiao.log import logger
 PREFIX = "hub:"
 CARD = "README.md"
 PROBE_SECONDS = 5.0
+PAGE_FILES = 200
+"""Files that ModelScope is asked to list at once."""
 
 ENDPOINTS = {
     "huggingface": ("HF_ENDPOINT", "https://huggingface.co"),
@@ -205,9 +208,14 @@ def _huggingface_in_sentences(repo: str) -> Iterator[None]:
 def _list_modelscope(repo: str) -> list[str]:
     from modelscope.hub.api import HubApi
 
+    api, paths = HubApi(), list[str]()
     with _modelscope_in_sentences(repo):
-        files = HubApi().get_dataset_files(repo_id=repo, revision="master", root_path="/", recursive=True, page_size=200)
-        return [file["Path"] for file in files if file.get("Type") != "tree"]
+        for number in count(1):
+            page = api.get_dataset_files(repo_id=repo, page_number=number, page_size=PAGE_FILES)
+            paths += [file["Path"] for file in page if file.get("Type") != "tree"]
+            if len(page) < PAGE_FILES:
+                break
+    return paths
 
 
 def _fetch_modelscope(repo: str, file: str) -> Path:

@@ -16,7 +16,7 @@ from weitiao.data.shapes import Recognised
 from weitiao.data.sources import listed, read_source, reading_of
 from weitiao.data.split import TEST, TRAIN, VALID, assign_parts, group_rows, mixed
 from weitiao.data.store import Store, StoredSamples, StoreWriter
-from weitiao.errors import DataError
+from weitiao.errors import DataError, RowError
 from weitiao.log import progress
 from weitiao.recipe.sections import Data
 from weitiao.seams import DataReport, Record, SampleSet, Task
@@ -52,7 +52,7 @@ def load_samples(section: Data, task: Task, seed: int) -> SampleSet:
         Problems: more rows than ``allow_dropped`` cannot be used; one problem per reason.
     """
     tally = Tally()
-    loaded = _read_all(section, task.kind, tally)
+    loaded = _read_all(section, task, tally)
     checked = check_records(loaded.store, loaded.candidates, task, tally, all_near=section.split.near)
     tally.refuse_beyond(section.allow_dropped)
     parts = _split(section, loaded, checked, seed)
@@ -82,8 +82,9 @@ def load_samples(section: Data, task: Task, seed: int) -> SampleSet:
     return _sample_set(loaded, facts, kept, parts, task, seed, report)
 
 
-def _read_all(section: Data, kind: str, tally: Tally) -> Loaded:
-    reading = reading_of(section, kind)
+def _read_all(section: Data, task: Task, tally: Tally) -> Loaded:
+    reading = reading_of(section, task.kind)
+    has_labels = _has_labels_of_its_own(task)
     writer = StoreWriter()
     sources: list[np.ndarray] = []
     weights: list[float] = []
@@ -98,7 +99,7 @@ def _read_all(section: Data, kind: str, tally: Tally) -> Loaded:
                     for record in read_source(source, reading, tally, shapes):
                         writer.add(record)
                         advance(1)
-                        if part == TRAIN:
+                        if part == TRAIN and not has_labels:
                             labels.update(_labels(record))
                     sources.append(np.full(writer.n_rows - n_before, len(weights), dtype=np.int16))
                     weights.append(source.weight)
@@ -109,6 +110,14 @@ def _read_all(section: Data, kind: str, tally: Tally) -> Loaded:
         raise
     source_of = np.concatenate(sources)
     return Loaded(store, source_of, np.array(named, dtype=np.int8)[source_of], weights, tuple(sorted(labels)), shapes)
+
+
+def _has_labels_of_its_own(task: Task) -> bool:
+    """Whether the recipe lists the labels: then a row that names none gets the task's."""
+    try:
+        return bool(task.make_sample(Record("a row without candidates", "-", text="-")).candidates)
+    except RowError:
+        return False
 
 
 def _labels(record: Record) -> Iterator[str]:

@@ -21,13 +21,13 @@ MAX_CHARACTERS = 20_000
 
 
 def grams(text: str) -> np.ndarray:
-    """The distinct 3-grams of a text as hashes; blanks, punctuation and case make no difference.
+    """The 3-grams of a text as hashes, repeated where they are repeated; blanks, punctuation and case make no difference.
 
     Args:
         text: any; of a very long one the beginning counts.
 
     Returns:
-        Sorted uint64 numbers, one for a text of up to three letters, none for one without letters or digits.
+        uint64 numbers, one for a text of up to three letters, none for one without letters or digits.
     """
     signs = np.frombuffer(BETWEEN_WORDS.sub("", text[:MAX_CHARACTERS]).casefold().encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     codes = signs.astype(np.uint64)
@@ -35,11 +35,12 @@ def grams(text: str) -> np.ndarray:
         codes = np.pad(codes, (0, 3 - len(codes)))
     with np.errstate(over="ignore"):
         mixed = codes[:-2] * GRAM[0] + codes[1:-1] * GRAM[1] + codes[2:] * GRAM[2]
-        return np.unique((mixed ^ (mixed >> SHIFT)) * GRAM[1])
+        hashes: np.ndarray = (mixed ^ (mixed >> SHIFT)) * GRAM[1]
+    return hashes
 
 
 def overlap(first: np.ndarray, second: np.ndarray) -> float:
-    """Jaccard overlap of two sets of grams, in [0, 1]."""
+    """Jaccard overlap of two sets of distinct grams, in [0, 1]."""
     common = len(np.intersect1d(first, second, assume_unique=True))
     union = len(first) + len(second) - common
     return common / union if union else 1.0
@@ -104,7 +105,7 @@ class NearIndex:
             if item not in known:
                 if len(known) > 4096:
                     known.clear()
-                known[item] = grams(text_of(self._rows[item]))
+                known[item] = np.unique(grams(text_of(self._rows[item])))
             return known[item]
 
         for first, second in self._candidates(signatures):

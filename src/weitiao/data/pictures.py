@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from weitiao.data.cache import cache_folder, write_whole
+from weitiao.cache import cache_folder, write_whole
 from weitiao.data.rows import RejectedRowError
 
 SUFFIXES = ((b"\x89PNG", ".png"), (b"\xff\xd8", ".jpg"), (b"GIF8", ".gif"), (b"RIFF", ".webp"), (b"BM", ".bmp"))

@@ -77,7 +77,7 @@ SHAPES = {
 """Every row shape, by its name."""
 
 SHAPES_OF_KIND: dict[str, tuple[str, ...]] = {
-    "extraction": ("alpaca", "prompt-completion", "text-answer", "messages", "sharegpt"),
+    "extraction": ("alpaca", "text-answer", "prompt-completion", "messages", "sharegpt"),
     "classification": ("labelled-text", "multi-label-text", "alpaca", "prompt-completion", "messages", "sharegpt"),
     "ner": ("entities", "bio"),
     "ocr": ("image-text", "messages", "sharegpt"),
@@ -207,22 +207,22 @@ def _fit(
 
 
 def _suits(name: str, cells: Sequence[Any]) -> bool:
-    """Whether the cells of a column can be this field."""
+    """Whether most cells of a column can be this field; the few that cannot are rejected later, row by row."""
     if not cells:
         return name not in LISTS or name in ("entities", "candidates", "history")
+    return sum(_is_cell_of(name, cell) for cell in cells) > len(cells) / 2
+
+
+def _is_cell_of(name: str, cell: Any) -> bool:
     if name == "image":
-        return all(isinstance(cell, str | Mapping | list) for cell in cells)
+        return isinstance(cell, str | Mapping | list)
     if name in ("tokens", "tags"):
-        return all(isinstance(cell, list) or (isinstance(cell, str) and " " in cell.strip()) for cell in cells)
-    if name in ("candidates", "labels", "captions"):
-        return all(isinstance(parsed(cell), list) for cell in cells)
+        return isinstance(cell, list) or (isinstance(cell, str) and " " in cell.strip())
     if name in LISTS:
-        return all(isinstance(parsed(cell), list) for cell in cells)
+        return isinstance(parsed(cell), list)
     if name == "answer":
-        return all(isinstance(cell, str | int | float | Mapping | list) for cell in cells)
-    return all(isinstance(cell, str | int | float) for cell in cells) and not (
-        name == "label" and all(isinstance(parsed(cell), list) for cell in cells)
-    )
+        return isinstance(cell, str | int | float | Mapping | list)
+    return isinstance(cell, str | int | float) and not (name == "label" and isinstance(parsed(cell), list))
 
 
 def _explanation(columns: Mapping[str, list[Any]], lacking: Mapping[str, list[str]], mapping: Mapping[str, str], plainest: str) -> str:
@@ -254,7 +254,7 @@ def propose_mapping(columns: Mapping[str, list[Any]], shape: str, mapping: Mappi
     for name in lacks:
         left = {column: cells for column, cells in columns.items() if column not in chosen.values() and cells and _suits(name, cells)}
         if name == "image":
-            left = {column: cells for column, cells in left.items() if all(_names_image(cell) for cell in cells)}
+            left = {column: cells for column, cells in left.items() if sum(_names_image(cell) for cell in cells) > len(cells) / 2}
         elif name != "id":
             left = {column: cells for column, cells in left.items() if column.lower() != "id"}
         if not left:

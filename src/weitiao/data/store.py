@@ -20,7 +20,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from weitiao.data.cache import cache_folder
+from weitiao.cache import cache_folder
 from weitiao.errors import DataError
 from weitiao.seams import Entity, Message, Part, Record, Sample, Task
 

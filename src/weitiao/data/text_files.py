@@ -33,7 +33,7 @@ def read_jsonl(path: Path, encoding: str | None, _delimiter: str | None) -> Iter
             return
         for number, line in enumerate(file, start=1):
             if line.strip():
-                yield number, _json_row(line)
+                yield number, _json_row(line.rstrip())
 
 
 def read_json(path: Path, encoding: str | None, _delimiter: str | None) -> Iterator[Numbered]:
@@ -48,7 +48,7 @@ def read_json(path: Path, encoding: str | None, _delimiter: str | None) -> Itera
         elif first == "{":
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    yield number, _json_row(line)
+                    yield number, _json_row(line.rstrip())
         else:
             raise DataError("this is not JSON: it begins with neither [ nor {", where=str(path))
 

@@ -1,0 +1,162 @@
+"""Data sets of both hubs, through their own clients, from a server on this machine that also fails in the middle."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image, ImageDraw
+from tests.data.hub_of_data import DataHub, serve
+
+READ = """
+import json, sys
+from weitiao.data import load_samples
+from weitiao.errors import WeitiaoError
+from weitiao.recipe.sections import Data
+from weitiao.recipe.tasks import Ocr, Classification
+from weitiao.tasks import make_task
+section = Data.model_validate(json.loads(sys.argv[1]))
+task = make_task(Ocr(kind="ocr") if sys.argv[2] == "ocr" else Classification(kind="classification", labels=["good", "bad"]))
+try:
+    found = load_samples(section, task, 0)
+except WeitiaoError as err:
+    print(json.dumps({"error": str(err), "exit": err.exit_code}))
+else:
+    rows = [(sample.origin, sample.reference, [str(p.image) for m in sample.messages for p in m.parts if p.image]) for sample in found.train]
+    print(json.dumps({"n": found.report.n_read, "rows": rows, "shape": found.report.shape}))
+"""
+
+
+def picture(text):
+    image = Image.new("RGB", (120, 40), "white")
+    ImageDraw.Draw(image).text((5, 5), text, fill="black")
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
+
+
+def parquet(rows):
+    out = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), out)
+    return out.getvalue()
+
+
+def formulas(start):
+    return parquet([{"image": {"bytes": picture(f"x^{i}"), "path": None}, "text": f"x^{i}"} for i in range(start, start + 3)])
+
+
+def read(hub, client, tmp_path, source, kind="ocr", **settings):
+    home = {
+        "HOME": str(tmp_path),
+        "HF_HOME": str(tmp_path / "hf"),
+        "MODELSCOPE_CACHE": str(tmp_path / "ms"),
+        "WEITIAO_CACHE": str(tmp_path / "w"),
+    }
+    env = {**os.environ, **home, "HF_ENDPOINT": hub.url, "MODELSCOPE_ENDPOINT": hub.url, "WEITIAO_HUB": client, "HF_HUB_DISABLE_XET": "1"}
+    section = {"train": {"path": "hub:lab/formulas", **source}, "split": {"valid": 0, "test": 0}, **settings}
+    done = subprocess.run(
+        [sys.executable, "-c", READ, json.dumps(section), kind], env=env, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+CLIENTS = pytest.mark.parametrize("client", ["huggingface", "modelscope"])
+
+
+@CLIENTS
+def test_parquet_with_images_inside(client, tmp_path):
+    files = {
+        "data/train-00000-of-00002.parquet": formulas(0),
+        "data/train-00001-of-00002.parquet": formulas(3),
+        "data/test.parquet": formulas(9),
+    }
+    with serve(DataHub(files)) as hub:
+        found = read(hub, client, tmp_path, {})
+    assert [(origin, truth) for origin, truth, _ in found["rows"]] == [
+        ("lab/formulas/data/train-00000-of-00002.parquet:1", "x^0"),
+        ("lab/formulas/data/train-00000-of-00002.parquet:2", "x^1"),
+        ("lab/formulas/data/train-00000-of-00002.parquet:3", "x^2"),
+        ("lab/formulas/data/train-00001-of-00002.parquet:1", "x^3"),
+        ("lab/formulas/data/train-00001-of-00002.parquet:2", "x^4"),
+        ("lab/formulas/data/train-00001-of-00002.parquet:3", "x^5"),
+    ]
+    assert found["shape"] == "image-text (image, answer from `text`)"
+    assert all(len(images) == 1 and images[0].endswith(".png") for *_, images in found["rows"])
+
+
+@CLIENTS
+def test_limit_spares_the_files_behind_it(client, tmp_path):
+    files = {"data/train-00000-of-00002.parquet": formulas(0), "data/train-00001-of-00002.parquet": formulas(3)}
+    with serve(DataHub(files)) as hub:
+        found = read(hub, client, tmp_path, {}, limit=2)
+        assert hub.bodies == ["data/train-00000-of-00002.parquet"]
+    assert found["n"] == 2
+
+
+@CLIENTS
+def test_images_beside_a_table(client, tmp_path):
+    table = b'{"file_name": "a.png", "text": "x"}\n{"file_name": "b.png", "text": "y"}\n'
+    files = {"train/metadata.jsonl": table, "train/a.png": picture("x"), "train/b.png": picture("y")}
+    with serve(DataHub(files)) as hub:
+        found = read(hub, client, tmp_path, {})
+    assert [truth for _, truth, _ in found["rows"]] == ["x", "y"]
+
+
+@CLIENTS
+def test_subset_and_split_by_the_card(client, tmp_path):
+    card = b"""---
+configs:
+- config_name: short
+  data_files:
+  - {split: train, path: "short/*.csv"}
+  - {split: held_out, path: "short/rest/*.csv"}
+- config_name: long
+  data_files: "long/*.csv"
+---
+# Reviews
+"""
+    files = {
+        "README.md": card,
+        "short/a.csv": b"text,label\nfine day,good\nbad day,bad\n",
+        "short/rest/b.csv": b"text,label\nkept apart,good\n",
+        "long/c.csv": b"text,label\na very long day,good\n",
+    }
+    with serve(DataHub(files)) as hub:
+        unnamed = read(hub, client, tmp_path, {}, "classification")
+        long = read(hub, client, tmp_path, {"subset": "long"}, "classification")
+        apart = read(hub, client, tmp_path, {"subset": "short", "split": "held_out"}, "classification")
+        wrong = read(hub, client, tmp_path, {"subset": "short", "split": "tset"}, "classification")
+    assert unnamed["error"] == "hub:lab/formulas: the data set has several subsets\n  name one of them: data.train.subset: long | short"
+    assert [truth for _, truth, _ in long["rows"]] == ["good"]
+    assert [origin for origin, *_ in apart["rows"]] == ["lab/formulas/short/rest/b.csv:2"]
+    assert wrong["error"] == "hub:lab/formulas: there is no split `tset`\n  splits of the data set: held_out, train"
+
+
+@CLIENTS
+def test_a_download_that_breaks_off_is_told_and_goes_on_later(client, tmp_path):
+    name = "data/train.parquet"
+    with serve(DataHub({name: formulas(0)}, break_after={name: 300})) as hub:
+        broken = read(hub, client, tmp_path, {})
+        assert broken["exit"] == 2
+        assert f"the download from {hub.url} broke off" in broken["error"]
+        assert "try again: what has arrived is kept" in broken["error"]
+        hub.break_after.clear()
+        assert read(hub, client, tmp_path, {})["n"] == 3
+
+
+@CLIENTS
+def test_no_such_data_set(client, tmp_path):
+    with serve(DataHub({"a.csv": b"text,label\nx,y\n"}, repo="lab/other")) as hub:
+        error = read(hub, client, tmp_path, {})["error"]
+    assert error.startswith(f"lab/formulas: there is no such data set at {hub.url}\n  check the spelling; private ones need ")
+
+
+def test_no_answer_from_the_hub(tmp_path):
+    hub = DataHub({}, url="http://127.0.0.1:9")
+    error = read(hub, "", tmp_path, {})["error"]
+    assert error.startswith("lab/formulas: no answer from http://127.0.0.1:9")
