@@ -374,6 +374,15 @@ class Renderer(Protocol):
     stop_token_ids: tuple[int, ...]
     pad_token_id: int
 
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that tokens depend on besides the messages; equal ones give equal tokens."""
+        ...
+
+    def conversations(self, batch: Sequence[Sequence[Message]]) -> list[Rendered]:
+        """``conversation`` of each, at full length, on all cores."""
+        ...
+
     def conversation(self, messages: Sequence[Message], max_tokens: int | None = None) -> Rendered:
         """Tokens of a whole conversation, answers marked as trained; the shortenable part is cut to fit ``max_tokens``."""
         ...

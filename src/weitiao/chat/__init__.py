@@ -4,6 +4,7 @@
 Knows nothing of tasks, batches, labels or models.
 """
 
-from weitiao.chat.render import chat_template, make_renderer
+from weitiao.chat.render import make_renderer
+from weitiao.chat.template import chat_template
 
 __all__ = ["chat_template", "make_renderer"]

@@ -9,21 +9,21 @@ A conversation that the assistant opens is a plain document: no template, every 
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from importlib import resources
-from itertools import pairwise
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
+from weitiao.chat.shorten import Keep, longest_shortenable, shortened, with_text
+from weitiao.chat.template import chat_template, control_tokens, stop_token
 from weitiao.errors import ModelError, RowError
 from weitiao.recipe.sections import Chat
-from weitiao.seams import Message, Part, Rendered
+from weitiao.seams import Message, Rendered
 
-Keep = Literal["head", "tail", "head_tail"]
-ELLIPSIS = "…"
-"""Stands where the middle of a text was taken out."""
+N_KNOWN = 4096
+"""Texts whose tokens are remembered, at least the last ones that were asked for together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,31 +51,6 @@ def make_renderer(processor: Any, section: Chat, keep: Keep = "head") -> QwenRen
     return QwenRenderer(tokenizer, template, section.enable_thinking, keep)
 
 
-def chat_template(tokenizer: Any, enable_thinking: bool) -> str:
-    """The Jinja template that the renderer uses, which exported folders carry.
-
-    Args:
-        tokenizer: a tokenizer with a chat template.
-        enable_thinking: thinking mode of the run; becomes the template's default.
-
-    Returns:
-        The model's own template; for models with a switchable thinking mode, the training copy of it.
-
-    Raises:
-        ModelError: the tokenizer has no chat template.
-    """
-    stock = tokenizer.chat_template
-    if not isinstance(stock, str):
-        raise ModelError(
-            "this model has no chat template",
-            hint="start from an instruction-tuned checkpoint (its name ends in -Instruct or, for Qwen3, has no suffix)",
-        )
-    if "THINKING_DEFAULT" in stock or "enable_thinking" not in stock:
-        return stock
-    copy = (resources.files("weitiao.chat") / "templates" / "qwen3.jinja").read_text(encoding="utf-8")
-    return copy.replace("THINKING_DEFAULT", "true" if enable_thinking else "false")
-
-
 class QwenRenderer:
     """Renders conversations of one tokenizer; see the module's docstring for the rule."""
 
@@ -95,14 +70,14 @@ class QwenRenderer:
         self.template = template
         self.enable_thinking = enable_thinking
         self.keep = keep
-        self.stop_token = _stop_token(tokenizer)
+        self.stop_token = stop_token(tokenizer)
         self.document_end = "<|endoftext|>" if "<|endoftext|>" in tokenizer.get_vocab() else self.stop_token
         names = dict.fromkeys([self.stop_token, self.document_end])
         self.stop_token_ids: tuple[int, ...] = tuple(tokenizer.convert_tokens_to_ids(name) for name in names)
         self.pad_token_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.stop_token_ids[-1]
-        self._control_ids = _control_tokens(tokenizer)
+        self._control_ids = control_tokens(tokenizer)
         self._control = re.compile("(" + "|".join(map(re.escape, self._control_ids)) + ")")
-        self._between = lru_cache(maxsize=4096)(self._tokenised)
+        self._known: dict[str, Sequence[int]] = {}
 
     def conversation(self, messages: Sequence[Message], max_tokens: int | None = None) -> Rendered:
         """Tokens of a whole conversation.
@@ -117,10 +92,24 @@ class QwenRenderer:
         Raises:
             RowError: the conversation does not end with an answer, or the template alone is longer than ``max_tokens``.
         """
-        if not messages or messages[-1].role != "assistant":
-            raise RowError("the conversation does not end with an answer of the assistant")
-        prompt, n_shortened = self._fit(messages[:-1], max_tokens)
+        prompt, n_shortened = self._fit(_answered(messages)[:-1], max_tokens)
         return self._tokens(self._pieces([*prompt, messages[-1]], answer_follows=False), n_shortened)
+
+    def conversations(self, batch: Sequence[Sequence[Message]]) -> list[Rendered]:
+        """Tokens of many conversations at full length: the same as one by one, tokenised on all cores.
+
+        Args:
+            batch: conversations, each ending with an assistant message.
+
+        Returns:
+            One row per conversation, in their order.
+
+        Raises:
+            RowError: a conversation does not end with an answer.
+        """
+        rows = [self._pieces(_answered(messages), answer_follows=False) for messages in batch]
+        self._remember(part for pieces in rows for piece in pieces for part, is_control in self._parts(piece.text) if not is_control)
+        return [self._tokens(pieces, 0) for pieces in rows]
 
     def prompt(self, messages: Sequence[Message], max_tokens: int | None = None) -> Rendered:
         """Tokens up to the point where the assistant's answer begins.
@@ -163,6 +152,13 @@ class QwenRenderer:
             What they stand for.
         """
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=False))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of everything that tokens depend on besides the messages: tokenizer, template, thinking mode, what is kept of a text."""
+        parts = (self.tokenizer.backend_tokenizer.to_str(), self.template, str(self.enable_thinking), self.keep, *self._control_ids)
+        named = (*parts, self.stop_token, self.document_end, str(sorted(self.tokenizer.special_tokens_map.items())))
+        return hashlib.sha256("\0".join(named).encode()).hexdigest()
 
     # ---- pieces -------------------------------------------------------------------------------------------------------
 
@@ -211,18 +207,32 @@ class QwenRenderer:
     def _ids(self, text: str) -> list[int]:
         """Tokens of a piece. Control tokens divide it, so what stands between two of them is tokenised once if it comes again."""
         ids: list[int] = []
-        for i, part in enumerate(self._control.split(text)):
-            if i % 2 == 1:
+        for part, is_control in self._parts(text):
+            if is_control:
                 ids.append(self._control_ids[part])
-            elif part:
-                ids += self._between(part)
+            else:
+                if part not in self._known:
+                    self._remember([part])
+                ids += self._known[part]
         return ids
 
-    def _tokenised(self, text: str) -> tuple[int, ...]:
-        if _OPEN not in text:
-            return tuple(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
-        letters = re.sub(f"[{_OPEN}{_JOIN}{_CLOSE}]", "", text)
-        return tuple(self.tokenizer.encode(letters, add_special_tokens=False, split_special_tokens=True))
+    def _parts(self, text: str) -> Iterator[tuple[str, bool]]:
+        """The piece divided at its control tokens, and which parts are such; no part is empty."""
+        return ((part, i % 2 == 1) for i, part in enumerate(self._control.split(text)) if part)
+
+    def _remember(self, texts: Iterable[str]) -> None:
+        """Tokenise texts without control tokens, all at once and on all cores where there are several."""
+        wanted = list(dict.fromkeys(texts))
+        if len(self._known) > N_KNOWN:
+            self._known.clear()
+        new = [text for text in wanted if text not in self._known]
+        plain = [text for text in new if _OPEN not in text]
+        found = self.tokenizer.backend_tokenizer.encode_batch_fast(plain, add_special_tokens=False)
+        self._known |= {text: encoding.ids for text, encoding in zip(plain, found, strict=True)}
+        for text in new:
+            if _OPEN in text:
+                letters = re.sub(f"[{_OPEN}{_JOIN}{_CLOSE}]", "", text)
+                self._known[text] = self.tokenizer.encode(letters, add_special_tokens=False, split_special_tokens=True)
 
     def _tokens(self, pieces: Sequence[_Piece], n_shortened: int) -> Rendered:
         input_ids: list[int] = []
@@ -243,7 +253,7 @@ class QwenRenderer:
         fitted = list(messages)
         n_kept: int | None = None
         while n_tokens > max_tokens:
-            place = _longest_shortenable(messages)
+            place = longest_shortenable(messages)
             text = messages[place[0]].parts[place[1]].text if place else ""
             spans = self._spans(text)
             n_kept = (len(spans) if n_kept is None else n_kept) - (n_tokens - max_tokens)
@@ -252,7 +262,7 @@ class QwenRenderer:
                     f"the prompt has {n_before} tokens, and what may not be shortened alone is longer than the {max_tokens} allowed",
                     hint="raise encode.max_tokens, or shorten the instruction and the candidates",
                 )
-            fitted = _with_text(messages, place, _shortened(text, spans, n_kept, self.keep))
+            fitted = with_text(messages, place, shortened(text, spans, n_kept, self.keep))
             n_tokens = self._n_prompt_tokens(fitted)
         return fitted, n_before - n_tokens
 
@@ -268,18 +278,10 @@ _OPEN, _JOIN, _CLOSE = "\ue0f0", "\ue0f1", "\ue0f2"
 """Private-use characters around a control token in a user's text; none of them reaches the tokenizer."""
 
 
-def _stop_token(tokenizer: Any) -> str:
-    if "<|im_end|>" in tokenizer.get_vocab():
-        return "<|im_end|>"
-    if tokenizer.eos_token is None:
-        raise ModelError("the tokenizer has no end-of-sequence token, so an answer could never end")
-    return str(tokenizer.eos_token)
-
-
-def _control_tokens(tokenizer: Any) -> dict[str, int]:
-    """Tokens that steer the model, longest first; think tags are not among them, an answer may hold those."""
-    special = {str(token): token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return dict(sorted(special.items(), key=lambda item: -len(item[0])))
+def _answered(messages: Sequence[Message]) -> Sequence[Message]:
+    if not messages or messages[-1].role != "assistant":
+        raise RowError("the conversation does not end with an answer of the assistant")
+    return messages
 
 
 def _what_follows(beginning: str, whole: str) -> str:
@@ -291,36 +293,3 @@ def _what_follows(beginning: str, whole: str) -> str:
             hint="such a template cannot be trained on; weitiao ships a training copy for Qwen3",
         )
     return whole[len(beginning) :]
-
-
-def _longest_shortenable(messages: Sequence[Message]) -> tuple[int, int] | None:
-    places = [(i, j) for i, message in enumerate(messages) for j, part in enumerate(message.parts) if part.shortenable and part.text]
-    return max(places, key=lambda place: len(messages[place[0]].parts[place[1]].text), default=None)
-
-
-def _with_text(messages: Sequence[Message], place: tuple[int, int], text: str) -> list[Message]:
-    i, j = place
-    parts: list[Part] = list(messages[i].parts)
-    parts[j] = replace(parts[j], text=text)
-    return [*messages[:i], replace(messages[i], parts=tuple(parts)), *messages[i + 1 :]]
-
-
-def _shortened(text: str, spans: Sequence[tuple[int, int]], n_kept: int, keep: Keep) -> str:
-    """``n_kept`` of the text's tokens by character spans; never half a character (a character may be several tokens)."""
-    whole = [0, *(a[1] for a, b in pairwise(spans) if b[0] >= a[1]), len(text)]
-    """Character positions at which the text can be cut between two tokens."""
-
-    def head(n: int) -> str:
-        return text[: max(cut for cut in whole if cut <= (spans[n - 1][1] if n else 0))]
-
-    def tail(n: int) -> str:
-        return text[min(cut for cut in whole if cut >= (spans[-n][0] if n else len(text))) :]
-
-    if keep == "head":
-        return head(n_kept)
-    if keep == "tail":
-        return tail(n_kept)
-    n_head = (n_kept - 1) * 2 // 3
-    if n_kept < 3:
-        return head(n_kept)
-    return head(n_head) + ELLIPSIS + tail(n_kept - 1 - n_head)
