@@ -171,6 +171,16 @@ def test_tracker_that_breaks_while_logging_is_one_warning(tmp_path: Path, caplog
     assert read_page(tmp_path)["values"] == {"loss": {1: 1.0}}
 
 
+def test_no_row_of_a_long_table_is_lost(tmp_path: Path) -> None:
+    with open_tracker(SwanlabTrack(), tmp_path, "x") as tracker:
+        tracker.table("predictions", ["id"], [[f"row {i}."] for i in range(250)])
+        tracker.table("nothing", ["id"], [])
+    pages = read_page(tmp_path)["values"]["predictions"][0]
+    assert len(pages) == 84
+    assert pages[1] == "id: row 3.\n\nid: row 4.\n\nid: row 5."
+    assert all(f"id: row {i}." in "".join(pages) for i in range(250))
+
+
 def test_project_name_that_swanlab_refuses_is_a_sentence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "weitiao"), open_tracker(SwanlabTrack(project="客服"), tmp_path, "x"):
         pass

@@ -28,6 +28,8 @@ from weitiao.recipe.sections import SwanlabTrack
 JOURNAL = "track.jsonl"
 FOLDER = "swanlog"
 RUN_ID = "swanlab-id"
+MAX_TEXTS = 100
+"""Texts of one table; longer tables have several rows in a text. SwanLab leaves out what comes after 108."""
 PROJECT_NAME = re.compile(r"[0-9A-Za-z_\-+.]{1,100}")
 """What SwanLab takes as a project's name."""
 
@@ -127,7 +129,12 @@ class SwanlabTracker:
         if not self._text_tables:
             return {entry["table"]: swanlab.echarts.Table().add(columns, rows)}
         texts = ["\n".join(f"{column}: {cell}" for column, cell in zip(columns, row, strict=True)) for row in rows]
-        return {entry["table"]: [swanlab.Text(text, caption=f"{n} / {len(texts)}") for n, text in enumerate(texts, 1)]}
+        n = math.ceil(len(texts) / MAX_TEXTS)
+        pages = [
+            swanlab.Text("\n\n".join(texts[i : i + n]), caption=f"{i + 1} to {min(i + n, len(texts))} of {len(texts)}")
+            for i in range(0, len(texts), n or 1)
+        ]
+        return {entry["table"]: pages} if pages else {}
 
 
 def _init(section: SwanlabTrack, run_path: Path, name: str) -> Any:
