@@ -1,4 +1,4 @@
-"""The order of things: ``run_recipe`` is the whole path on one screen, the rest are single stages and what a finished run is used for."""
+"""The order of things: ``run_recipe`` is the whole path on one screen, the rest are its stages and what can be seen before it."""
 
 from __future__ import annotations
 
@@ -12,22 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from weitiao import chat, data, encode, evaluate, export, infer, model, report, runs, tasks, track, train
-from weitiao.errors import CommandError, RecipeError
-from weitiao.predict import PredictSummary, predict_file
+from weitiao.errors import RecipeError
 from weitiao.recipe import Recipe
-from weitiao.recipe.sections import Chat
 from weitiao.seams import (
-    Artifact,
     DataReport,
     EncodedSet,
-    Engine,
     LoadedModel,
-    Record,
     Renderer,
     RunSummary,
     Sample,
     SampleSet,
-    Sampling,
     Scores,
     Task,
     Tracker,
@@ -147,7 +141,7 @@ def _measure(
     calibration = evaluate.calibrate(
         engine, task, samples.valid, run.folder(name), recipe.evaluate, title=f"calibrating ({name})", seed=recipe.run.seed
     )
-    identity = name if name == "baseline" else f"step {run.read('run')['training']['best_step']}"
+    identity = model.weights_hash(answering.path if name == "baseline" else run.path / "best")
     return measuring(seed=recipe.run.seed, calibration=calibration, identity=identity)
 
 
@@ -251,122 +245,3 @@ def _before_and_after(run: runs.Run) -> tuple[list[str], list[list[Any]]]:
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-
-
-# ---- a finished run ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ChatSession:
-    """A conversation with a tuned model."""
-
-    engine: Engine
-    task: Task
-    system: str | None
-    max_new_tokens: int
-
-    def ask(self, text: str) -> str:
-        """Answer one text by itself, in the task's own prompt.
-
-        Args:
-            text: what the user typed.
-
-        Returns:
-            The answer.
-        """
-        sample = self.task.make_sample(Record("typed", "typed", text))
-        return dict(self.engine.generate([sample], Sampling(self.max_new_tokens)))[0].text
-
-
-def chat_run(path: Path) -> ChatSession:
-    """Load a run to talk to it.
-
-    Args:
-        path: a run folder.
-
-    Returns:
-        A session.
-    """
-    run = runs.read_run(path)
-    engine, task, recipe = _tuned_engine(run)
-    return ChatSession(engine, task, recipe.data.system, recipe.evaluate.max_new_tokens)
-
-
-def evaluate_run(path: Path, other: Path | None = None, baseline: bool = False) -> Scores:
-    """Score a run's model on its test rows or on another file.
-
-    Args:
-        path: a run folder.
-        other: a file of the same shape; None for the run's own test rows.
-        baseline: score the model that the run started from instead.
-
-    Returns:
-        The scores; nothing is written.
-    """
-    run = runs.read_run(path)
-    engine, task, recipe = _tuned_engine(run, tuned=not baseline)
-    rows: Sequence[Sample]
-    if other is not None:
-        rows = data.load_file(other, recipe.data, task, candidates=_candidates(run))
-    else:
-        rows = data.load_samples(recipe.data, task, recipe.run.seed).test
-    if not rows:
-        raise CommandError("there are no rows to score", where=str(path), hint="name a file: --data rows.jsonl")
-    return evaluate.measure(engine, task, rows, None, recipe.evaluate, title="answering", seed=recipe.run.seed)
-
-
-def predict_run(path: Path, source: Path, output: Path) -> PredictSummary:
-    """Answer the rows of a file, going on where an earlier call stopped.
-
-    Args:
-        path: a run folder.
-        source: rows of the shape that the run was trained on; answers are not needed.
-        output: a .jsonl file; rows that it holds already are not answered again.
-
-    Returns:
-        How many rows were answered, were there already, and were rejected.
-    """
-    run = runs.read_run(path)
-    engine, task, recipe = _tuned_engine(run)
-    return predict_file(engine, task, recipe, source, output, _candidates(run))
-
-
-def export_run(path: Path) -> tuple[Artifact, ...]:
-    """Export a run's best checkpoint again, as its recipe says.
-
-    Args:
-        path: a run folder.
-
-    Returns:
-        What was written.
-    """
-    run = runs.read_run(path)
-    recipe = run.recipe()
-    task = tasks.make_task(recipe.task, recipe.data.system)
-    return export.export_checkpoint(run.path / "best", recipe.export, run.path, data.load_samples(recipe.data, task, recipe.run.seed).test)
-
-
-def report_run(path: Path) -> Path:
-    """Write a run's report again.
-
-    Args:
-        path: a run folder.
-
-    Returns:
-        The page.
-    """
-    return report.write_report(runs.read_run(path).path)
-
-
-def _candidates(run: runs.Run) -> tuple[str, ...]:
-    """Labels of the training rows, for rows that name none."""
-    return tuple(run.read("data")["statistics"].get("candidates", ()))
-
-
-def _tuned_engine(run: runs.Run, *, tuned: bool = True) -> tuple[Engine, Task, Recipe]:
-    recipe = run.recipe()
-    facts = model.read_facts(run.path / "best")
-    loaded = model.load_checkpoint(run.path / "best", device=recipe.model.device, adapter=tuned)
-    renderer = chat.make_renderer(loaded.processor, Chat(**facts.chat), recipe.encode.keep)
-    engine = infer.make_engine(loaded, renderer, recipe.evaluate.batch_size, facts.max_prompt_tokens)
-    return engine, tasks.make_task(recipe.task, recipe.data.system), recipe

@@ -180,10 +180,10 @@ def evaluate(
     On the run's test rows, or on another file of the same shape.
     """
     path = _found(run)
-    from weitiao import pipeline
+    from weitiao import finished
     from weitiao.cli.show import show_json, show_scores
 
-    scores = pipeline.evaluate_run(path, data, baseline)
+    scores = finished.evaluate_run(path, data, baseline)
     show_json(scores) if as_json else show_scores(scores)
 
 
@@ -191,20 +191,20 @@ def evaluate(
 def export(run: RunFolder) -> None:
     """Export a run's best checkpoint again, and check it."""
     path = _found(run)
-    from weitiao import pipeline
+    from weitiao import finished
     from weitiao.cli.show import show_artifacts
 
-    show_artifacts(pipeline.export_run(path))
+    show_artifacts(finished.export_run(path))
 
 
 @app.command()
 def report(run: RunFolder) -> None:
     """Write a run's report.html again."""
     path = _found(run)
-    from weitiao import pipeline
+    from weitiao import finished
     from weitiao.cli.show import say
 
-    say(f"report  {pipeline.report_run(path)}")
+    say(f"report  {finished.report_run(path)}")
 
 
 @app.command()
@@ -220,11 +220,11 @@ def predict(
     Answers are written as they come; the same command again goes on where it stopped.
     """
     path = _found(run)
-    from weitiao import pipeline
+    from weitiao import finished
     from weitiao.cli.show import show_facts
     from weitiao.runs import jsonable
 
-    show_facts(jsonable(pipeline.predict_run(path, input_path, output_path)))
+    show_facts(jsonable(finished.predict_run(path, input_path, output_path)))
 
 
 @app.command()
@@ -234,10 +234,10 @@ def chat(run: RunFolder) -> None:
     An empty line or Ctrl-D ends it.
     """
     path = _found(run)
-    from weitiao import pipeline
+    from weitiao import finished
     from weitiao.cli.show import ask, say
 
-    session = pipeline.chat_run(path)
+    session = finished.chat_run(path)
     while question := ask():
         say(session.ask(question))
 

@@ -23,7 +23,7 @@ def load_base(section: Model) -> LoadedModel:
         section: the recipe's ``model``.
 
     Returns:
-        The model in eval mode on its device. Starting from a LoRA run gives its base with the adapter merged in.
+        The model in eval mode on its device. Starting from a LoRA run means its merged folder.
 
     Raises:
         ModelError: the weights cannot be found, fetched or read.
@@ -31,11 +31,8 @@ def load_base(section: Model) -> LoadedModel:
     """
     device = pick_device(section.device)
     dtype = pick_dtype(section.dtype, device)
-    folder = resolve_weights(section.path, section.revision)
-    if (folder / "adapter_config.json").exists():
-        network, processor = _merged_adapter(folder, dtype, device, trust_remote_code=section.trust_remote_code)
-    else:
-        network, processor = load_network(folder, dtype, device, trust_remote_code=section.trust_remote_code)
+    folder = _ordinary_folder(resolve_weights(section.path, section.revision))
+    network, processor = load_network(folder, dtype, device, trust_remote_code=section.trust_remote_code)
     n_millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     logger.info("loaded %s: %.1f M parameters, %s on %s", section.path, n_millions, str(dtype).removeprefix("torch."), device)
     return LoadedModel(network, processor, folder, section.path, dtype)
@@ -53,7 +50,7 @@ def load_processor(section: Model) -> Any:
     Raises:
         ModelError: the folder cannot be found or has no tokenizer that can be read.
     """
-    return _load_tokenizer(resolve_weights(section.path, section.revision), trust_remote_code=section.trust_remote_code)
+    return _load_tokenizer(_ordinary_folder(resolve_weights(section.path, section.revision)), trust_remote_code=section.trust_remote_code)
 
 
 def load_network(folder: Path, dtype: torch.dtype, device: torch.device, *, trust_remote_code: bool = False) -> tuple[Any, Any]:
@@ -104,12 +101,13 @@ def _first_line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _merged_adapter(folder: Path, dtype: torch.dtype, device: torch.device, *, trust_remote_code: bool) -> tuple[Any, Any]:
-    """The base of an adapter folder with the adapter merged in, in float32, cast once."""
-    from peft import PeftModel
-
-    from weitiao.model.checkpoint import base_folder
-
-    network, tokenizer = load_network(base_folder(folder), torch.float32, torch.device("cpu"), trust_remote_code=trust_remote_code)
-    merged = PeftModel.from_pretrained(network, str(folder)).merge_and_unload()
-    return merged.to(dtype).to(device).eval(), tokenizer
+def _ordinary_folder(folder: Path) -> Path:
+    """The folder itself; for the adapter of a run, the run's merged weights."""
+    if not (folder / "adapter_config.json").exists():
+        return folder
+    merged = folder.parent / "merged"
+    if not (merged / "config.json").exists():
+        raise ModelError(
+            "this is an adapter without its merged weights", where=str(folder), hint=f"make them first: weitiao export {folder.parent}"
+        )
+    return merged
