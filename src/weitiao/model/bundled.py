@@ -18,9 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from weitiao.cache import build_once, cache_root
 from weitiao.errors import CommandError, ModelError
 from weitiao.log import logger, progress
-from weitiao.cache import build_once, cache_root
 from weitiao.model.gguf import convert_gguf
 
 PREFIX = "bundled:"

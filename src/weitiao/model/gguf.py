@@ -12,9 +12,9 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from weitiao.cache import build_once, cache_root
 from weitiao.errors import ModelError
 from weitiao.log import progress
-from weitiao.cache import build_once, cache_root
 
 SAME_MATRIX = 0.15
 """Relative distance below which two embedding matrices are one, quantised twice: Q5_0 and Q8_0 of one lie at 0.04, others above 1."""

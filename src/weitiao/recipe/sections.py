@@ -253,5 +253,5 @@ class Recipe(Section):
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     track: Track = SwanlabTrack()
-    export: list[Export] = Field(default_factory=lambda: [MergedExport()])
+    export: list[Export] = Field(default_factory=lambda: list[Export]([MergedExport()]))
     run: Run = Run()
