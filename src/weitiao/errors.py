@@ -57,6 +57,10 @@ class ModelError(WeitiaoError):
     """Weights cannot be found, fetched, checked or loaded."""
 
 
+class CacheError(WeitiaoError):
+    """The project's cache folder is full or cannot be written to."""
+
+
 class TrainingError(WeitiaoError):
     """Training could not go on."""
 
