@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,12 @@ from weitiao.recipe.sections import Chat, Encode
 from weitiao.seams import IGNORED, DataReport, EncodedRow, Message, Part, Sample, SampleSet, text_message
 
 REPORT = DataReport("test", 0, 0, {}, {}, (), {}, "")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("WEITIAO_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "encoded"
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,11 @@
 """encode: samples in, labelled token rows out, and the plan of which rows are computed together.
 
-``encode_samples`` gives every row its labels (``rows.py``); ``plan_steps`` deals them into optimizer steps and packs each step
+``encode_samples`` gives every row its labels (``rows.py``) and keeps the rows in files (``store.py``) of the cache (``encode.py``);
+``plan_steps`` deals them into optimizer steps and packs each step
 (``steps.py``). Knows nothing of optimizers, devices or answers.
 """
 
-from weitiao.encode.rows import encode_samples, token_report
+from weitiao.encode.encode import encode_samples, token_report
 from weitiao.encode.steps import StepPlan, plan_steps
 
 __all__ = ["StepPlan", "encode_samples", "plan_steps", "token_report"]

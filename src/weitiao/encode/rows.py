@@ -1,151 +1,173 @@
 """Samples to labelled rows. Every sample becomes a row, or is listed with the reason why not.
 
 The prompt may take ``max_tokens`` less what the longest answer needs. That limit belongs to the run: evaluation and prediction shorten a
-text by it too, so a text is cut at the same place whether its answer is known or not.
+text by it too, so a text is cut at the same place whether its answer is known or not. The longest answer is known only when all rows
+were rendered; so there are two passes, and only rows whose prompt exceeds the limit are rendered again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import json
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from weitiao.errors import Problems, RowError, WeitiaoError
+from weitiao.encode.store import RowWriter
+from weitiao.errors import RowError
 from weitiao.log import progress
-from weitiao.recipe.sections import Encode
-from weitiao.seams import IGNORED, EncodedRow, EncodedSet, Rendered, Renderer, Sample, SampleSet
+from weitiao.seams import Rendered, Renderer, Sample
 
+FACTS = "facts.json"
 N_EXAMPLES = 3
+WINDOW_ROWS, WINDOW_CHARACTERS = 1024, 500_000
+"""Rows that are rendered together, as many as stay below both."""
 
 
-def encode_samples(samples: SampleSet, renderer: Renderer, section: Encode, *, allow_dropped: float = 0.01) -> EncodedSet:
-    """Turn the training and validation parts into labelled rows.
+class _Place(NamedTuple):
+    """Where a sample's tokens lie, up to the last trained one: what follows that cannot change the loss."""
+
+    start: int
+    """In tokens; -1 where they were not kept."""
+    n_prompt: int
+    """Tokens before the last answer; 0 for a document."""
+    n_answer: int
+    """Tokens of the last answer, its stop token included; all tokens of a document; 0 where the sample has no answer."""
+    n_trained: int
+    """Tokens of all answers."""
+    image_start: int
+    """In bytes."""
+    n_image_bytes: int
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What encoding did; the content of ``facts.json``."""
+
+    max_prompt_tokens: int
+    n_supervised_tokens: int = 0
+    n_shortened: int = 0
+    n_dropped: int = 0
+    dropped: dict[str, str] = field(default_factory=dict)
+    examples: list[tuple[str, str, str]] = field(default_factory=list)
+    """(what, where, hint) of the first dropped samples."""
+
+    def drop(self, sample: Sample, error: RowError) -> None:
+        self.n_dropped += 1
+        self.dropped[sample.id] = f"{sample.origin}: {error.what}"
+        if len(self.examples) < N_EXAMPLES:
+            self.examples.append((error.what, sample.origin, error.hint))
+
+
+def write_rows(samples: Sequence[Sample], renderer: Renderer, max_tokens: int, folder: Path) -> None:
+    """Render samples and write their rows and ``facts.json`` into a folder, in memory that hardly grows with their number.
 
     Args:
-        samples: each with an answer; a sample that is one assistant message is a document, cut into rows of ``max_tokens``.
+        samples: a sample that is one assistant message is a document, cut into rows of ``max_tokens``.
         renderer: makes the tokens.
-        section: the recipe's ``encode``.
-        allow_dropped: share of training samples that may fail to fit, in [0, 1].
-
-    Returns:
-        The rows, what was shortened and what was dropped, and the prompt limit of the run.
-
-    Raises:
-        Problems: more than ``allow_dropped`` of the training samples cannot be encoded, or none is left.
+        max_tokens: longest row.
+        folder: an empty one.
     """
-    rendered = _render_all(samples.train, renderer)
-    limit = _prompt_limit([row for row, _ in rendered.values()], section.max_tokens)
-    dropped: dict[str, str] = {}
-    problems: list[WeitiaoError] = []
-    train: list[EncodedRow] = []
-    n_shortened = 0
-    for index, sample in enumerate(samples.train):
-        try:
-            row = _fitted(sample, rendered[index], renderer, limit, section.max_tokens)
-        except RowError as error:
-            dropped[sample.id] = f"{sample.origin}: {error.what}"
-            problems.append(RowError(error.what, where=sample.origin, hint=error.hint))
-            continue
-        n_shortened += row.n_shortened > 0
-        train += _rows(row, section.max_tokens)
-    _refuse_too_many(problems, len(samples.train), allow_dropped)
-    lengths = [len(row.input_ids) for row in train]
-    n_supervised = sum(sum(label != IGNORED for label in row.labels) for row in train)
-    return EncodedSet(train, sum(lengths), n_supervised, n_shortened, dropped, lengths, limit)
+    with RowWriter(folder) as writer:
+        places = _render_all(samples, renderer, writer, max_tokens)
+        tally = _Tally(_prompt_limit(places, max_tokens))
+        with progress("shortening", sum(place.n_prompt > tally.max_prompt_tokens for place in _each(places))) as advance:
+            for index, full in enumerate(_each(places)):
+                try:
+                    place = full
+                    if full.n_prompt > tally.max_prompt_tokens:
+                        advance(1)
+                        place = _put(renderer.conversation(samples[index].messages, tally.max_prompt_tokens), writer)
+                    _refuse_what_does_not_fit(place, max_tokens)
+                except RowError as error:
+                    tally.drop(samples[index], error)
+                else:
+                    tally.n_shortened += place.n_prompt < full.n_prompt
+                    tally.n_supervised_tokens += _add_rows(place, max_tokens, writer)
+    facts = {name: getattr(tally, name) for name in _Tally.__slots__}
+    (folder / FACTS).write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
 
 
-def token_report(encoded: EncodedSet, max_tokens: int) -> dict[str, Any]:
-    """What encoding did, for ``data.json`` and the report.
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What ``write_rows`` did.
 
     Args:
-        encoded: the encoded training part.
-        max_tokens: the recipe's limit.
+        folder: that it wrote.
 
     Returns:
-        Counts and a histogram of row lengths in tokens, JSON-able.
+        Its counts, the dropped samples, and the first of them in full.
     """
-    counts, edges = np.histogram(list(encoded.lengths) or [0], bins=min(20, max(1, len(set(encoded.lengths)))))
-    return {
-        "rows": len(encoded.lengths),
-        "tokens": encoded.n_tokens,
-        "supervised_tokens": encoded.n_supervised_tokens,
-        "shortened": encoded.n_shortened,
-        "dropped": dict(encoded.dropped),
-        "max_tokens": max_tokens,
-        "max_prompt_tokens": encoded.max_prompt_tokens,
-        "longest": max(encoded.lengths, default=0),
-        "histogram": {"counts": counts.tolist(), "edges": edges.tolist()},
-    }
+    facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    return facts
 
 
-def _render_all(samples: Sequence[Sample], renderer: Renderer) -> Mapping[int, tuple[Rendered, int]]:
-    """Every conversation at full length, with the number of its last answer's tokens."""
-    rendered: dict[int, tuple[Rendered, int]] = {}
+def _render_all(samples: Sequence[Sample], renderer: Renderer, writer: RowWriter, max_tokens: int) -> array:
+    """Every conversation at full length; the places of their tokens, laid end to end."""
+    places = array("q")
     with progress("tokenising", len(samples)) as advance:
-        for index, sample in enumerate(samples):
-            row = renderer.conversation(sample.messages)
-            rendered[index] = (row, _n_answer_tokens(row))
-            advance(1)
-    return rendered
+        for window in _windows(samples):
+            rendered = iter(renderer.conversations([sample.messages for sample in window if sample.has_answer]))
+            for sample in window:
+                row = next(rendered) if sample.has_answer else Rendered([], [])
+                # A prompt of max_tokens is over every limit: it is rendered again, whatever the limit turns out to be.
+                places.extend(_put(row, writer, below=max_tokens))
+            advance(len(window))
+    return places
 
 
-def _n_answer_tokens(row: Rendered) -> int:
-    """Tokens of the last answer: the last run of trained ones."""
-    n = 0
-    for trained in reversed(row.trained):
-        if trained:
-            n += 1
-        elif n:
-            break
-    return n
+def _each(places: array) -> Iterator[_Place]:
+    width = len(_Place._fields)
+    return (_Place(*places[i : i + width]) for i in range(0, len(places), width))
 
 
-def _prompt_limit(rendered: Sequence[Rendered], max_tokens: int) -> int:
+def _put(row: Rendered, writer: RowWriter, below: int | None = None) -> _Place:
+    """Write a conversation's tokens, unless its prompt has ``below`` tokens or more."""
+    end = next((i for i in range(len(row.trained), 0, -1) if row.trained[i - 1]), 0)
+    n_prompt = next((i for i in range(end, 0, -1) if not row.trained[i - 1]), 0)
+    counts = (n_prompt, end - n_prompt, sum(row.trained))
+    if below is not None and n_prompt >= below:
+        return _Place(-1, *counts, 0, 0)
+    return _Place(writer.put(row, end), *counts, *writer.put_images(row.image_inputs))
+
+
+def _windows(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
+    window: list[Sample] = []
+    n_characters = 0
+    for sample in samples:
+        window.append(sample)
+        n_characters += sum(len(part.text) for message in sample.messages for part in message.parts)
+        if len(window) == WINDOW_ROWS or n_characters >= WINDOW_CHARACTERS:
+            yield window
+            window, n_characters = [], 0
+    if window:
+        yield window
+
+
+def _prompt_limit(places: array, max_tokens: int) -> int:
     """``max_tokens`` less the longest answer, but never less than half of it; documents have no prompt and do not count."""
-    longest = max((_n_answer_tokens(row) for row in rendered if not all(row.trained)), default=0)
+    longest = max((place.n_answer for place in _each(places) if place.n_prompt), default=0)
     return max_tokens - min(longest, max_tokens // 2)
 
 
-def _fitted(sample: Sample, full: tuple[Rendered, int], renderer: Renderer, limit: int, max_tokens: int) -> Rendered:
-    row, n_answer = full
-    if all(row.trained):
-        return row
-    if _n_prompt(row, n_answer) > limit:
-        row = renderer.conversation(sample.messages, limit)
-    if _last_trained(row) > max_tokens:
+def _refuse_what_does_not_fit(place: _Place, max_tokens: int) -> None:
+    if not place.n_answer:
+        raise RowError("the row has no answer to learn from", hint="give it one, or leave it out")
+    if place.n_prompt and place.n_prompt + place.n_answer > max_tokens:
         raise RowError(
-            f"the answer has {n_answer} tokens and the shortened prompt {_n_prompt(row, n_answer)}, more than the {max_tokens} allowed",
+            f"the answer has {place.n_answer} tokens and the shortened prompt {place.n_prompt}, more than the {max_tokens} allowed",
             hint="raise encode.max_tokens",
         )
-    return row
 
 
-def _n_prompt(row: Rendered, n_answer: int) -> int:
-    return _last_trained(row) - n_answer
-
-
-def _last_trained(row: Rendered) -> int:
-    """Tokens up to and including the last trained one; what follows cannot change the loss."""
-    return max(i for i, trained in enumerate(row.trained) if trained) + 1
-
-
-def _rows(row: Rendered, max_tokens: int) -> Iterator[EncodedRow]:
-    end = _last_trained(row)
-    step = max_tokens if all(row.trained) else end
-    for start in range(0, end, step):
-        ids = row.input_ids[start : min(start + step, end)]
-        labels = [token if trained else IGNORED for token, trained in zip(ids, row.trained[start:end], strict=False)]
-        if len(ids) > 1:
-            yield EncodedRow(ids, labels, (len(ids),), 0, row.image_inputs)
-
-
-def _refuse_too_many(problems: Sequence[WeitiaoError], n_samples: int, allow_dropped: float) -> None:
-    if len(problems) < n_samples and len(problems) <= allow_dropped * n_samples:
-        return
-    shown = [*problems[:N_EXAMPLES]]
-    raise Problems(
-        shown,
-        what=f"{len(problems)} of {n_samples} training rows do not fit into encode.max_tokens"
-        + (f"; the first {len(shown)}:" if len(problems) > len(shown) else ":"),
-    )
+def _add_rows(place: _Place, max_tokens: int, writer: RowWriter) -> int:
+    """One row for a conversation, several for a long document; returns the trained tokens in them."""
+    images = (place.image_start, place.n_image_bytes)
+    if place.n_prompt:
+        writer.add_row(place.start, place.n_prompt + place.n_answer, images)
+        return place.n_trained
+    lengths = [min(max_tokens, place.n_answer - start) for start in range(0, place.n_answer, max_tokens)]
+    for number, length in enumerate(lengths):
+        if length > 1:
+            writer.add_row(place.start + number * max_tokens, length, images)
+    return sum(length for length in lengths if length > 1)

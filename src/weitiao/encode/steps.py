@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from weitiao.encode.store import have_images, row_beginning, row_lengths
 from weitiao.seams import IGNORED, EncodedRow
 
 MICRO_BATCH_TOKENS = 2048
@@ -76,9 +77,9 @@ def plan_steps(
     Returns:
         A plan with steps of nearly equal row counts.
     """
-    n_tokens = sum(len(row.input_ids) for row in rows)
-    n_steps = max(math.ceil(n_tokens / batch_tokens), math.ceil(len(rows) / batch_rows) if batch_rows else 1)
-    limit = max(micro_batch_tokens or MICRO_BATCH_TOKENS, *(len(row.input_ids) for row in rows))
+    lengths = row_lengths(rows)
+    n_steps = max(math.ceil(int(lengths.sum()) / batch_tokens), math.ceil(len(rows) / batch_rows) if batch_rows else 1)
+    limit = max(micro_batch_tokens or MICRO_BATCH_TOKENS, int(lengths.max()))
     prefix = common_prefix(rows) if packing and share_prefix else 0
     return StepPlan(rows, min(n_steps, len(rows)), limit, packing, prefix if prefix >= LEAST_PREFIX else 0, seed)
 
@@ -92,16 +93,17 @@ def common_prefix(rows: Sequence[EncodedRow]) -> int:
     Returns:
         Number of tokens, 0 where rows hold images or begin differently.
     """
-    if any(row.image_inputs for row in rows):
+    if have_images(rows):
         return 0
-    first = rows[0]
-    n = len(first.input_ids)
-    for row in rows:
-        first_trained = next((i for i, label in enumerate(row.labels) if label != IGNORED), len(row.labels))
-        n = min(n, first_trained - 1)
-        ids = row.input_ids
-        if ids[:n] != first.input_ids[:n]:
-            n = next(i for i, (a, b) in enumerate(zip(ids, first.input_ids, strict=False)) if a != b)
+    first = np.array(rows[0].input_ids, np.int32)
+    n = len(first)
+    for index in range(len(rows)):
+        beginning = row_beginning(rows, index, n + 1)
+        trained = beginning < 0
+        # The token before the first trained one predicts it, so it is not shared either.
+        n = min(n, int(trained.argmax()) - 1 if trained.any() else len(beginning))
+        differs = beginning[: max(n, 0)] != first[: max(n, 0)]
+        n = int(differs.argmax()) if differs.any() else n
         if n <= 0:
             return 0
     return n
