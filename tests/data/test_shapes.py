@@ -209,7 +209,8 @@ def test_images_held_in_the_row(tmp_path, photo, monkeypatch):
     assert kept.parent == tmp_path / "cache" / "images"
 
 
-def test_several_captions_of_an_image(tmp_path, photo):
+@pytest.mark.usefixtures("photo")
+def test_several_captions_of_an_image(tmp_path):
     for row in (
         {"image": "photos/a.png", "captions": ["a dog", "a brown dog"]},
         {"conversations": [{"from": "user", "value": SPAN}, {"from": "assistant", "value": "a dog&&a brown dog"}]},
@@ -218,7 +219,7 @@ def test_several_captions_of_an_image(tmp_path, photo):
         assert load_one(tmp_path, row, "caption").train[0].reference == ["a dog", "a brown dog"]
 
 
-def test_an_image_folder_with_its_table(tmp_path, photo):
+def test_an_image_folder_with_its_table(photo):
     (photo.parent / "metadata.csv").write_text("file_name,text\na.png,x^2\n", encoding="utf-8")
     assert load(photo.parent, "ocr").train[0].reference == "x^2"
     (photo.parent / "metadata.csv").unlink()
@@ -226,7 +227,8 @@ def test_an_image_folder_with_its_table(tmp_path, photo):
         load(photo.parent, "ocr")
 
 
-def test_a_missing_image_names_the_nearest(tmp_path, photo):
+@pytest.mark.usefixtures("photo")
+def test_a_missing_image_names_the_nearest(tmp_path):
     with pytest.raises(Problems) as caught:
         load_one(tmp_path, {"image": "photos/A1.png", "text": "x"}, "ocr")
     assert "rows.jsonl:1: the image file is missing: photos/A1.png" in str(caught.value)

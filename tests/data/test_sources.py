@@ -125,7 +125,8 @@ def test_an_array_that_breaks_says_where(tmp_path):
     with pytest.raises(DataError) as caught:
         load(path)
     assert str(caught.value) == (
-        f"{path}: the JSON breaks at item 3: Expecting value\n  items before it are whole (2); nothing after it can be read until it is mended"
+        f"{path}: the JSON breaks at item 3: Expecting value\n"
+        "  items before it are whole (2); nothing after it can be read until it is mended"
     )
 
 
@@ -194,7 +195,7 @@ def test_several_files_with_weights_and_a_glob(tmp_path):
     assert n_half == len({text for text in seen if text.startswith("c")})
     assert 70 <= n_half <= 130
     assert texts(load(None, train=train)) == seen
-    assert [origin for origin in origins(samples) if origin.startswith("a2")][0] == "a2.jsonl:1"
+    assert next(origin for origin in origins(samples) if origin.startswith("a2")) == "a2.jsonl:1"
 
 
 def test_limit_takes_the_first_rows_of_each_source(tmp_path):

@@ -100,7 +100,7 @@ def test_values_of_a_column_stay_together(tmp_path):
     samples = split(path, split={"valid": 0.1, "test": 0.2, "by": "customer"})
     groups = [{sample.group for sample in part} for part in (samples.train, samples.valid, samples.test)]
     assert not groups[0] & groups[1] | groups[0] & groups[2] | groups[1] & groups[2]
-    with pytest.raises(DataError, match="there is no column `client`, which data.split.by names"):
+    with pytest.raises(DataError, match=r"there is no column `client`, which data.split.by names"):
         split(path, split={"by": "client"})
 
 
