@@ -125,6 +125,7 @@ def read_parquet(path: Path, _encoding: str | None, _delimiter: str | None) -> I
             names = _class_names(file.schema_arrow)
             number = 0
             for batch in file.iter_batches(batch_size=BATCH_ROWS):
+                batch.validate(full=True)
                 for row in batch.to_pylist():
                     number += 1
                     yield number, _with_names(row, names)
@@ -148,6 +149,8 @@ def read_arrow(path: Path, _encoding: str | None, _delimiter: str | None) -> Ite
             names = _class_names(reader.schema)
             number = 0
             for batch in batches:
+                # A damaged file may hold offsets that point outside it, which only this looks at.
+                batch.validate(full=True)
                 for start in range(0, batch.num_rows, BATCH_ROWS):
                     for row in batch.slice(start, BATCH_ROWS).to_pylist():
                         number += 1
