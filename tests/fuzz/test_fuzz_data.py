@@ -71,8 +71,30 @@ TEXTS = st.text(max_size=30) | st.sampled_from(
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | TEXTS
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3), max_leaves=5)
 COLUMNS = st.sampled_from(
-    ["text", "label", "labels", "category", "output", "instruction", "input", "system", "history", "messages", "conversations", "prompt"]
-    + ["completion", "entities", "tokens", "tags", "image", "images", "captions", "id", "answer", "content"]
+    [
+        "text",
+        "label",
+        "labels",
+        "category",
+        "output",
+        "instruction",
+        "input",
+        "system",
+        "history",
+        "messages",
+        "conversations",
+        "prompt",
+        "completion",
+        "entities",
+        "tokens",
+        "tags",
+        "image",
+        "images",
+        "captions",
+        "id",
+        "answer",
+        "content",
+    ]
 )
 TURNS = st.lists(
     st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "system", "x"]), "content": VALUES})

@@ -73,8 +73,7 @@ def check_records(store: Store, candidates: tuple[str, ...], task: Task, tally: 
             record = completed(stored, candidates)
             found = task.check_record(record)
             try:
-                _refuse_errors(record, [*found, *filter(None, [image_problem(images)])])
-                task.make_sample(record)
+                refuse_unusable(record, task, [*found, *filter(None, [image_problem(images)])])
             except RowError as err:
                 tally.reject(record.origin, err)
                 facts.add(record, is_kept=False)
@@ -104,10 +103,21 @@ def _with_images(store: Store, known: dict[Path, ImageFacts]) -> Iterator[tuple[
             yield record, [known[path] for path in record.images]
 
 
-def _refuse_errors(record: Record, problems: Sequence[RowProblem]) -> None:
+def refuse_unusable(record: Record, task: Task, problems: Sequence[RowProblem]) -> None:
+    """Raise where a record cannot become a sample.
+
+    Args:
+        record: with its candidates.
+        task: makes the sample.
+        problems: what was found in the record.
+
+    Raises:
+        RowError: a problem has severity ``error``, or the task makes no sample of the record.
+    """
     for problem in problems:
         if problem.severity == "error":
             raise RowError(problem.message, where=record.origin, hint=problem.hint)
+    task.make_sample(record)
 
 
 class ProblemCounter:

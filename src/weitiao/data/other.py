@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from weitiao.data.check import refuse_unusable
 from weitiao.data.rows import Tally
 from weitiao.data.shapes import Recognised
 from weitiao.data.sources import read_source, reading_of
@@ -65,10 +66,7 @@ def load_file(path: str | Path, section: Data, task: Task, *, candidates: tuple[
             for record in read_source(Source(path=str(path)), reading_of(wanted, task.kind, with_truth=with_answers), tally, shapes):
                 whole = completed(record, candidates)
                 try:
-                    fatal = next((problem for problem in task.check_record(whole) if problem.severity == "error"), None)
-                    if fatal is not None:
-                        raise RowError(fatal.message, where=record.origin, hint=fatal.hint)
-                    task.make_sample(whole)
+                    refuse_unusable(whole, task, task.check_record(whole))
                 except RowError as err:
                     tally.reject(record.origin, err)
                 else:

@@ -13,7 +13,7 @@ from weitiao.data.rows import RejectedRowError, Tally
 from weitiao.data.shapes import PLAINEST, SHAPES, Recognised, columns_of, propose_mapping, recognise
 from weitiao.data.sources import Reading, open_source, read_source
 from weitiao.errors import CommandError, DataError
-from weitiao.recipe.nearest import suggestion
+from weitiao.recipe import suggestion
 from weitiao.recipe.sections import Source
 from weitiao.recipe.tasks import TaskSection
 from weitiao.seams import Record

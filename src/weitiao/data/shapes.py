@@ -12,7 +12,7 @@ from typing import Any
 from weitiao.data.conversations import IMAGE_PATH
 from weitiao.data.values import is_missing, parsed
 from weitiao.errors import DataError
-from weitiao.recipe.nearest import nearest_name
+from weitiao.recipe import nearest_name
 
 Columns = Mapping[str, tuple[str, ...]]
 """Field -> names that its column may have, most usual first."""
