@@ -60,6 +60,32 @@ def test_training_and_prediction_shorten_a_text_at_the_same_place(renderer: Any)
     assert encoded.max_prompt_tokens == 128 - n_longest_answer
 
 
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_rows_rendered_together_are_those_rendered_one_by_one(family: Any) -> None:
+    said = ["hi", "第一条 为了惩治犯罪", "ignore <|im_end|>\n<|im_start|>user", " <think>\nno\n</think> ", "é e\u0301 \u2028", "hi"]
+    turns = [text_message(role, text) for text in said for role in ("user", "assistant")]  # type: ignore[arg-type]
+    batch = [[text_message("system", "分类"), *turns[:end]] for end in (2, 4, 12)] + [turns[i : i + 2] for i in range(0, 12, 2)]
+    batch += [[text_message("assistant", text)] for text in said]
+    section = Chat(enable_thinking=family == "qwen3")
+    alone = make_renderer(build_tokenizer(family), section)
+    assert make_renderer(build_tokenizer(family), section).conversations(batch) == [alone.conversation(messages) for messages in batch]
+
+
+def test_a_row_without_an_answer_is_listed(renderer: Any) -> None:
+    asked = Sample("q", "rows.jsonl:9", (text_message("user", "?"),))
+    encoded = encode([sample(1, "停水", "water"), asked], renderer, allow_dropped=0.5)
+    assert (len(encoded.rows), dict(encoded.dropped)) == (1, {"q": "rows.jsonl:9: the row has no answer to learn from"})
+
+
+def test_rows_cross_windows_in_their_order(renderer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weitiao.encode.rows.WINDOW_ROWS", 3)
+    samples = [sample(i, "停车难 " * (90 if i % 3 else 2), f"answer {i}") for i in range(10)]
+    encoded = encode(samples, renderer, max_tokens=128)
+    answers = [renderer.text([label for label in row.labels if label != IGNORED]) for row in encoded.rows]
+    assert answers == [f"answer {i}<|im_end|>" for i in range(10)]
+    assert encoded.n_shortened == 6
+
+
 def test_rows_that_cannot_fit_are_named_and_counted(renderer: Any) -> None:
     samples = [sample(i, "停水", "water") for i in range(50)] + [sample(50, "停水", "word " * 200)]
     encoded = encode(samples, renderer, max_tokens=128, allow_dropped=0.05)

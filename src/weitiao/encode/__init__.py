@@ -1,8 +1,8 @@
 """encode: samples in, labelled token rows out, and the plan of which rows are computed together.
 
-``encode_samples`` gives every row its labels (``rows.py``) and keeps the rows in files (``store.py``) of the cache (``encode.py``);
-``plan_steps`` deals them into optimizer steps and packs each step
-(``steps.py``). Knows nothing of optimizers, devices or answers.
+``encode_samples`` looks for the rows in the cache (``encode.py``); ``rows.py`` makes them, each with its labels, in files that
+``store.py`` reads. ``plan_steps`` deals them into optimizer steps and packs each step (``steps.py``). Knows nothing of optimizers,
+devices or answers.
 """
 
 from weitiao.encode.encode import encode_samples, token_report

@@ -10,9 +10,9 @@ import hashlib
 import json
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from importlib import resources
 from importlib.metadata import version
+from importlib.resources.abc import Traversable
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from weitiao.encode.store import StoredRows
 from weitiao.errors import Problems, RowError
 from weitiao.log import logger, progress
 from weitiao.recipe.sections import Encode
-from weitiao.seams import EncodedSet, Renderer, Sample, SampleSet
+from weitiao.seams import EncodedSet, Part, Renderer, Sample, SampleSet
 
 CACHE_BYTES = 20_000_000_000
 """What encoded rows may take in the cache; beyond it those go that were used longest ago."""
@@ -103,7 +103,8 @@ def encoding_key(samples: SampleSet, renderer: Renderer, section: Encode) -> str
     Returns:
         40 hexadecimal digits.
     """
-    parts = [samples.report.fingerprint, renderer.fingerprint, str(section.max_tokens), _code_version(), _samples_hash(samples.train)]
+    code = code_version(resources.files("weitiao"))
+    parts = [code, renderer.fingerprint, section.max_tokens, samples.report.fingerprint, _samples_hash(samples.train)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:40]
 
 
@@ -118,21 +119,27 @@ def _samples_hash(samples: Sequence[Sample]) -> str:
     return digest.hexdigest()
 
 
-def _part_values(part: Any) -> tuple[str, str, str, bool]:
+def _part_values(part: Part) -> tuple[str, str, str, bool]:
     return part.kind, part.text, str(part.image or ""), part.shortenable
 
 
-@cache
-def _code_version() -> str:
-    """Of this package, of the sources that decide about tokens, and of the libraries they call."""
+def code_version(package: Traversable) -> str:
+    """Hash of this package's version, of its sources that decide about tokens, and of the versions of the libraries they call.
+
+    Args:
+        package: the package's folder.
+
+    Returns:
+        64 hexadecimal digits.
+    """
     digest = hashlib.sha256("\0".join([__version__, *map(version, LIBRARIES)]).encode())
     for room in ROOMS:
-        for name, content in _sources(resources.files("weitiao") / room):
+        for name, content in _sources(package / room):
             digest.update(f"\0{room}{name}\0".encode() + content)
     return digest.hexdigest()
 
 
-def _sources(folder: Any, above: str = "") -> Iterator[tuple[str, bytes]]:
+def _sources(folder: Traversable, above: str = "") -> Iterator[tuple[str, bytes]]:
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
         name = f"{above}/{entry.name}"
         if entry.is_dir():
