@@ -221,12 +221,12 @@ def _list_modelscope(repo: str) -> list[str]:
 def _fetch_modelscope(repo: str, file: str) -> Path:
     from modelscope.hub.file_download import dataset_file_download
 
-    with _modelscope_in_sentences(repo):
+    with _modelscope_in_sentences(repo, is_fetching=True):
         return Path(dataset_file_download(dataset_id=repo, file_path=file))
 
 
 @contextmanager
-def _modelscope_in_sentences(repo: str) -> Iterator[None]:
+def _modelscope_in_sentences(repo: str, *, is_fetching: bool = False) -> Iterator[None]:
     import requests
     from modelscope_hub import errors
 
@@ -244,7 +244,8 @@ def _modelscope_in_sentences(repo: str) -> Iterator[None]:
     except errors.FileDownloadError as err:
         raise _broken(repo, place, err) from err
     except (errors.NetworkError, requests.RequestException) as err:
-        raise _unreachable(repo, place) from err
+        # The hub has answered with its list of files by the time one of them is fetched.
+        raise (_broken(repo, place, err) if is_fetching else _unreachable(repo, place)) from err
     except errors.HubError as err:
         raise DataError(f"ModelScope refused: {_first_line(err)}", where=repo, hint="try again later") from err
     except OSError as err:
