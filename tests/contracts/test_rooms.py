@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "demo": set(),
     "predict": {"data", "evaluate", "infer", "tasks", "runs"},
     "pipeline": ANY,
+    "finished": ANY,
     "cli": ANY,
 }
 """Besides ``EVERYBODY``; files of the package itself count as rooms of one file."""
