@@ -151,6 +151,13 @@ def test_half_a_surrogate_pair_rejects_its_row(tmp_path):
     }
 
 
+def test_an_id_that_cannot_be_decoded_rejects_its_row_too(tmp_path):
+    (tmp_path / "rows.jsonl").write_bytes(b'{"id": "a", "text": "one"}\n{"id": "\xff", "text": "two"}\n')
+    samples = load(tmp_path / "rows.jsonl", allow_dropped=0.5)
+    assert [sample.id for sample in samples.train] == ["a"]
+    assert sum(samples.report.rejected.values()) == 1
+
+
 def test_text_files_and_folders_of_them(tmp_path):
     (tmp_path / "b.txt").write_bytes("第二篇\n两行".encode("gb18030"))
     (tmp_path / "a.txt").write_text("第一篇\n", encoding="utf-8")

@@ -50,8 +50,8 @@ class Converter:
             fields["group"] = text_of(row.values.get(self.group_column), self.group_column, row.origin)
             if not fields["group"]:
                 raise RejectedRowError(f"the grouping column `{self.group_column}` is empty", where=row.origin)
-        _refuse_lost_bytes(fields, row.origin)
         named = self._text("id", row).strip()
+        _refuse_lost_bytes({"id": named, **fields}, row.origin)
         return Record(origin=row.origin, id=named or content_id(fields), **fields)
 
     def _cell(self, name: str, row: RawRow) -> Any:
