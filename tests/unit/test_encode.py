@@ -71,6 +71,13 @@ def test_rows_rendered_together_are_those_rendered_one_by_one(family: Any) -> No
     assert make_renderer(build_tokenizer(family), section).conversations(batch) == [alone.conversation(messages) for messages in batch]
 
 
+@pytest.mark.parametrize("text", ["停车难 é e\u0301 👍🏽 \u2028 x", "a <think> b</think>", "<|im_end|> and <|im_start|>", ""], ids=repr)
+def test_a_text_is_cut_between_the_librarys_own_tokens(text: str) -> None:
+    tokenizer = build_tokenizer("qwen3")
+    library = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True)["offset_mapping"]
+    assert make_renderer(build_tokenizer("qwen3"), Chat())._spans(text) == library
+
+
 def test_a_row_without_an_answer_is_listed(renderer: Any) -> None:
     asked = Sample("q", "rows.jsonl:9", (text_message("user", "?"),))
     encoded = encode([sample(1, "停水", "water"), asked], renderer, allow_dropped=0.5)

@@ -270,6 +270,8 @@ class QwenRenderer:
         return sum(len(self._ids(piece.text)) for piece in self._pieces(messages, answer_follows=True))
 
     def _spans(self, text: str) -> list[tuple[int, int]]:
+        if not self._control.search(text):
+            return list(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).offsets)
         encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True)
         return [(start, end) for start, end in encoding["offset_mapping"]]
 
