@@ -73,7 +73,7 @@ class ExportError(WeitiaoError):
     """An artifact could not be made or did not pass its check."""
 
 
-class Problems(DataError):
+class Problems(DataError):  # noqa: N818 - it is several
     """Several problems of one recipe or data file, collected and raised once."""
 
     def __init__(self, problems: list[WeitiaoError], *, what: str) -> None:

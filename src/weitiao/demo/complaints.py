@@ -87,7 +87,13 @@ def make_complaints(n: int = 800, seed: int = 42) -> list[dict[str, str]]:
 
 
 def write_complaints(path: Path, n: int = 800, seed: int = 42) -> None:
-    """Write ``make_complaints(n, seed)`` as JSON Lines."""
+    """Write ``make_complaints(n, seed)`` as JSON Lines.
+
+    Args:
+        path: written anew when it is there.
+        n: rows, 1 to 3000.
+        seed: of everything random.
+    """
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in make_complaints(n, seed))
     path.write_text("".join(lines), "utf-8")
 

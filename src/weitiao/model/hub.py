@@ -39,6 +39,9 @@ def resolve_hub(name: str, revision: str | None) -> Path:
         name: ``OWNER/NAME``.
         revision: branch, tag or commit; the hub's default branch when None.
 
+    Returns:
+        The snapshot's folder, as the hub's own client names it.
+
     Raises:
         CommandError: ``WEITIAO_HUB`` is not a hub, or its client is not installed.
         ModelError: no hub answers, none has the model, it is gated, or the download broke.

@@ -98,7 +98,7 @@ class _LoraLinear(torch.autograd.Function):
         ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, a: torch.Tensor, b: torch.Tensor, scale: float, p: float
     ) -> torch.Tensor:
         x_TI = x.reshape(-1, x.shape[-1])
-        kept = torch.empty(x_TI.shape, dtype=torch.bool, device=x.device).bernoulli_(1 - p) if p else None
+        kept = _kept(x_TI, p) if p else None
         a_RI, b_OR = a.to(x.dtype), (b * scale).to(x.dtype)
         low_TR = functional.linear(x_TI if kept is None else (x_TI * kept).mul_(1 / (1 - p)), a_RI)
         out_TO = functional.linear(x_TI, weight, bias).addmm_(low_TR, b_OR.t())
@@ -122,6 +122,12 @@ class _LoraLinear(torch.autograd.Function):
                 grad_x = through.addmm_(grad_TO, weight)
             grad_x = grad_x.view(ctx.shape)
         return grad_x, None, None, grad_a.to(ctx.dtypes[0]), grad_b, None, None
+
+
+def _kept(x_TI: torch.Tensor, p: float) -> torch.Tensor:
+    """Which positions dropout keeps, four 16-bit draws to a random number: drawing them singly is an eighth of a step on a CPU."""
+    draws = torch.empty((x_TI.numel() + 3) // 4, dtype=torch.int64, device=x_TI.device).random_(-(2**63), None)
+    return (draws.view(torch.int16)[: x_TI.numel()] >= round(p * 2**16) - 2**15).view(x_TI.shape)
 
 
 def lora_linear(layer: Any, x: torch.Tensor) -> torch.Tensor:
