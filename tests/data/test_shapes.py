@@ -6,9 +6,11 @@ import pytest
 from PIL import Image
 from tests.data.rows import load, task_of, write
 
-from weitiao.data import load_file
+from weitiao.data import load_file, load_samples
 from weitiao.errors import DataError, Problems
-from weitiao.recipe.sections import Data
+from weitiao.recipe.sections import Data, Source
+from weitiao.recipe.tasks import Classification
+from weitiao.tasks import make_task
 
 
 def turns(sample):
@@ -332,3 +334,13 @@ def test_ids_are_the_rows_own_or_made_of_their_content(tmp_path):
     assert ids[:2] == ["7", "7#2"]
     assert len(ids[2]) == 16
     assert ids[3] == f"{ids[2]}#2"
+
+
+def test_a_row_that_no_label_fits_is_answered_by_no_label(tmp_path):
+    made = [{"text": f"停水第{i}天", "labels": [] if i % 2 else ["water"]} for i in range(8)]
+    task = make_task(Classification(kind="classification", labels=["water", "noise"], multi_label=True))
+    source = Source(path=str(write(tmp_path / "rows.jsonl", made)))
+    samples = load_samples(Data(train=source, split={"valid": 0, "test": 0}), task, 1)
+    assert len(samples.train) == 8
+    assert all(sample.has_answer for sample in samples.train)
+    assert sorted(str(sample.reference) for sample in samples.train) == ["['water']"] * 4 + ["[]"] * 4

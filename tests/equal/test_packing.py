@@ -66,12 +66,14 @@ def plain(network: Any, batch: list[EncodedRow]) -> tuple[float, dict[str, torch
     return total, gradients(network)
 
 
-def packed(network: Any, batch: list[EncodedRow], names: frozenset[str]) -> tuple[float, dict[str, torch.Tensor]]:
+def packed(
+    network: Any, batch: list[EncodedRow], names: frozenset[str], dtype: torch.dtype = torch.float32
+) -> tuple[float, dict[str, torch.Tensor]]:
     causal = network.get_base_model() if hasattr(network, "peft_config") else network
     total = 0.0
     with segmented(network), fast_layers(network, names):
         for row in batch:
-            laid = micro_batch(row, torch.device("cpu"), torch.float32)
+            laid = micro_batch(row, torch.device("cpu"), dtype)
             inputs = {"input_ids": laid.input_ids, "position_ids": laid.position_ids, "segments": laid.segments, "use_cache": False}
             if "answer_logits" in names:
                 hidden = causal.get_decoder()(**inputs).last_hidden_state[0, laid.sources]
@@ -187,3 +189,22 @@ def test_pack_fits_best_first() -> None:
 def test_prefix_stops_before_the_token_that_predicts_an_answer() -> None:
     made = [EncodedRow([1, 2, 3, 4, end], [IGNORED, IGNORED, IGNORED, 4, end], (5,)) for end in (7, 8)]
     assert common_prefix(made) == 2
+
+
+def test_sixteen_bit_arithmetic_with_float32_masters_is_close_to_float32(folder: Path) -> None:
+    """Weights in bfloat16, adapters in float32, arithmetic in bfloat16: the gradients point where those of float32 do."""
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        base, processor = load_network(folder, dtype, torch.device("cpu"))
+        network = attach_tuning(LoadedModel(base, processor, folder, "tiny", dtype), LoraTuning(r=4, lora_dropout=0.0)).network.train()
+        for name, parameter in network.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(len(name)))
+        with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
+            batch = rows()
+            found.append(packed(network, pack(batch, 64, common_prefix(batch)), frozenset({"answer_logits", "lora_linear"}), dtype))
+        assert {parameter.dtype for parameter in network.parameters() if parameter.requires_grad} == {torch.float32}
+    (loss, wanted), (loss_16, got) = found
+    assert loss_16 == pytest.approx(loss, rel=0.02)
+    for name, gradient in wanted.items():
+        assert torch.cosine_similarity(gradient.flatten(), got[name].flatten(), dim=0) > 0.98, name

@@ -113,6 +113,17 @@ def test_a_loss_that_is_not_finite_stops_with_the_step(tiny_qwen2: Path, tmp_pat
     assert str(tmp_path / "checkpoints" / "step-3") in caught.value.hint
 
 
+def test_recomputing_activations_changes_nothing(tiny_qwen3: Path, tmp_path: Path) -> None:
+    found = []
+    for checkpointing in (False, True):
+        notes = Notes()
+        section = Train(num_train_epochs=2, learning_rate=1e-2, batch_rows=8, gradient_checkpointing=checkpointing)
+        train_tiny(tiny_qwen3, tmp_path / str(checkpointing), section, tuning=LoraTuning(r=4, lora_dropout=0.0), notes=notes)
+        found.append([(entry["loss"], entry["grad_norm"]) for entry in notes.logged])
+    assert len(found[0]) == 6
+    assert [value for pair in found[1] for value in pair] == pytest.approx([value for pair in found[0] for value in pair], rel=1e-5)
+
+
 def test_old_checkpoints_are_removed(tiny_qwen2: Path, tmp_path: Path) -> None:
     train_tiny(tiny_qwen2, tmp_path, Train(num_train_epochs=5, batch_rows=8, save_total_limit=2))
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-12", "step-15"]

@@ -170,6 +170,10 @@ class QwenRenderer:
         for i, message in enumerate(messages):
             if message.role != "assistant":
                 continue
+            if "</think>" in message.text and "</think>" in self.template and not self.enable_thinking:
+                raise RowError(
+                    "an answer holds a think block, but thinking is off", hint="set chat.enable_thinking: true, or take the blocks out"
+                )
             before = self._render(messages[:i], add_generation_prompt=True)
             whole = self._render(messages[: i + 1], add_generation_prompt=False)
             pieces.append(_Piece(_what_follows(rendered, before), trained=False))

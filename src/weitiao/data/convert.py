@@ -137,6 +137,8 @@ class Converter:
             fields.update({"labels": (label,), "answer": label} if label else {})
         if "labels" in columns and (value := self._needed("labels", row)) is not None:
             fields["labels"] = texts_of(value, columns["labels"], row.origin)
+            if not fields["labels"]:
+                fields["answer"] = ""  # that no label fits is an answer too
         if "candidates" in columns:
             fields["candidates"] = texts_of(self._cell("candidates", row), columns["candidates"], row.origin)
         if "entities" in columns and (value := self._needed("entities", row)) is not None:

@@ -15,7 +15,7 @@ from weitiao.recipe.tasks import TaskSection
 class Section(BaseModel):
     """A part of the recipe: frozen, every key known."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class Source(Section):
@@ -203,7 +203,7 @@ class SwanlabTrack(Section):
 
     kind: Literal["swanlab"] = "swanlab"
     mode: Literal["local", "offline", "cloud"] = "local"
-    project: str = "weitiao"
+    project: str = Field("weitiao", pattern=r"^[0-9A-Za-z_\-+.]{1,100}$")
     experiment: str | None = None
     """Name on the page; the run's name when not given."""
 
