@@ -188,8 +188,8 @@ class Evaluate(Section):
     select_by: str | None = None
     """Metric that chooses the best checkpoint on validation rows; the task's main metric when not given."""
     max_new_tokens: int = Field(256, ge=1, le=32768)
-    batch_size: int = Field(16, ge=1, le=1024)
-    """Answers generated at once."""
+    batch_size: int = Field(64, ge=1, le=1024)
+    """Answers generated at once, fewer where memory does not suffice; wide batches keep the processor busy while each token is read off."""
     n_valid: int = Field(64, ge=1)
     """Validation rows per evaluation during training: a fixed, seeded choice of them."""
     n_bootstrap: int = Field(2000, ge=100, le=100_000)
