@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
 
-demo: env  ## run the whole path on made-up data: fetches 491 MB of weights, trains, compares (about 10 minutes on 2 cores)
+demo: env  ## run the whole path on made-up data: fetches 491 MB of weights, trains, compares (20 minutes on 2 cores in float32)
 	$(BIN)/weitiao demo
 
 test: env  ## run the tests (a few minutes; no network, no GPU)
