@@ -203,7 +203,7 @@ class SwanlabTrack(Section):
 
     kind: Literal["swanlab"] = "swanlab"
     mode: Literal["local", "offline", "cloud"] = "local"
-    project: str = Field("weitiao", pattern=r"^[0-9A-Za-z_\-+.]{1,100}$")
+    project: str = "weitiao"
     experiment: str | None = None
     """Name on the page; the run's name when not given."""
 
