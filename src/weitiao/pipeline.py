@@ -6,7 +6,6 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -137,12 +136,12 @@ def _measure(
     if finished is not None:
         return finished
     engine = infer.make_engine(answering, renderer, recipe.evaluate.batch_size, limit)
-    measuring = partial(evaluate.measure, engine, task, samples.test, run.folder(name), recipe.evaluate, title=f"answering ({name})")
-    calibration = evaluate.calibrate(
-        engine, task, samples.valid, run.folder(name), recipe.evaluate, title=f"calibrating ({name})", seed=recipe.run.seed
+    folder, section, seed = run.folder(name), recipe.evaluate, recipe.run.seed
+    calibration = evaluate.calibrate(engine, task, samples.valid, folder, section, title=f"calibrating ({name})", seed=seed)
+    identity = run.read("run")["hashes"]["weights"] if name == "baseline" else model.weights_hash(run.path / "best")
+    return evaluate.measure(
+        engine, task, samples.test, folder, section, title=f"answering ({name})", seed=seed, calibration=calibration, identity=identity
     )
-    identity = model.weights_hash(answering.path if name == "baseline" else run.path / "best")
-    return measuring(seed=recipe.run.seed, calibration=calibration, identity=identity)
 
 
 def _plan(encoded: EncodedSet, recipe: Recipe) -> encode.StepPlan:
