@@ -31,7 +31,7 @@ demo: env  ## run the whole path on made-up data: fetches 491 MB of weights, tra
 	$(BIN)/weitiao demo
 
 test: env  ## run the tests (a few minutes; no network, no GPU)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not real"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not real and not engines and not load and not torchvision"
 
 test-real: env  ## run the tests that need the bundled 0.5B model (fetches it once)
 	$(BIN)/python -m pytest -m real
