@@ -52,24 +52,39 @@ def run_recipe(recipe: Recipe, path: Path, mode: runs.Mode = "new") -> RunSummar
         encoded = encode.encode_samples(samples, renderer, recipe.encode, allow_dropped=recipe.data.allow_dropped)
         _record_inputs(run, samples, encoded, base, recipe)
         before = _measure(run, "baseline", base, renderer, encoded.max_prompt_tokens, task, samples, recipe)
-        tunable = model.attach_tuning(base, recipe.model.tuning, recipe.run.seed)  # from here on `base` is changed in place
-        trained = train.run_training(
-            tunable,
-            _plan(encoded, recipe),
-            recipe.train,
-            _hooks(run, tunable, renderer, encoded.max_prompt_tokens, task, samples.valid, before, recipe, tracker),
-            folder=run.folder("checkpoints"),
-            best=run.path / "best",
-            seed=recipe.run.seed,
-            resume=mode == "resume",
-        )
-        _record_training(run, trained, recipe, task)
+        trained = _train(run, base, renderer, encoded, task, samples, before, recipe, tracker)  # from here on `base` is not used again
         after = _measure(run, "tuned", trained.model, renderer, encoded.max_prompt_tokens, task, samples, recipe)
         comparison = evaluate.compare(before, after, task, recipe.evaluate.n_bootstrap, recipe.run.seed)
         run.save("scores", evaluate.comparison_json(comparison))
         tracker.table("predictions", *_before_and_after(run))
         artifacts = export.export_checkpoint(trained.checkpoint, recipe.export, run.path, samples.test)
     return RunSummary(run.path, comparison, report.write_report(run.path), artifacts)  # the report reads the run folder and nothing else
+
+
+def train_recipe(recipe: Recipe, path: Path, mode: runs.Mode = "new") -> TrainResult:
+    """Train and choose the best checkpoint by validation rows; no test row is answered.
+
+    Args:
+        recipe: everything the run needs.
+        path: the run folder; ``run_recipe`` in mode ``resume`` goes on from it.
+        mode: ``new``, ``resume`` or ``replace``.
+
+    Returns:
+        The best checkpoint and its value of the selecting metric.
+
+    Raises:
+        WeitiaoError: the recipe, the data or the weights are wrong, or training could not go on; a sentence says which.
+    """
+    run = runs.open_run(path, mode)
+    with run.recording(recipe), track.open_tracker(recipe.track, run.path, run.path.name) as tracker:
+        tracker.settings(recipe.model_dump(mode="json"))
+        task = tasks.make_task(recipe.task, recipe.data.system)
+        samples = data.load_samples(recipe.data, task, recipe.run.seed)
+        base = model.load_base(recipe.model)
+        renderer = chat.make_renderer(base.processor, recipe.chat, recipe.encode.keep)
+        encoded = encode.encode_samples(samples, renderer, recipe.encode, allow_dropped=recipe.data.allow_dropped)
+        _record_inputs(run, samples, encoded, base, recipe)
+        return _train(run, base, renderer, encoded, task, samples, evaluate.NOTHING, recipe, tracker)
 
 
 # ---- before a run -----------------------------------------------------------------------------------------------------
@@ -142,6 +157,33 @@ def _measure(
     return evaluate.measure(
         engine, task, samples.test, folder, section, title=f"answering ({name})", seed=seed, calibration=calibration, identity=identity
     )
+
+
+def _train(
+    run: runs.Run,
+    base: LoadedModel,
+    renderer: Renderer,
+    encoded: EncodedSet,
+    task: Task,
+    samples: SampleSet,
+    before: Scores,
+    recipe: Recipe,
+    tracker: Tracker,
+) -> TrainResult:
+    """Tune the base in place, keep the best checkpoint, and record what that took."""
+    tunable = model.attach_tuning(base, recipe.model.tuning, recipe.run.seed)
+    trained = train.run_training(
+        tunable,
+        _plan(encoded, recipe),
+        recipe.train,
+        _hooks(run, tunable, renderer, encoded.max_prompt_tokens, task, samples.valid, before, recipe, tracker),
+        folder=run.folder("checkpoints"),
+        best=run.path / "best",
+        seed=recipe.run.seed,
+        resume=run.mode == "resume",
+    )
+    _record_training(run, trained, recipe, task)
+    return trained
 
 
 def _plan(encoded: EncodedSet, recipe: Recipe) -> encode.StepPlan:

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[2] / "src" / "weitiao"
-EVERYBODY = {"cache", "errors", "log", "seams", "recipe", "weitiao"}
+EVERYBODY = {"cache", "errors", "hubs", "log", "seams", "recipe", "weitiao"}
 ANY = None
 
 MAY_IMPORT: dict[str, set[str] | None] = {
     "errors": set(),
     "log": set(),
     "cache": set(),
+    "hubs": set(),
     "seams": set(),
     "recipe": {"errors"},
     "runs": set(),
@@ -30,13 +31,16 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "report": set(),
     "demo": set(),
     "predict": {"data", "evaluate", "infer", "tasks", "runs"},
+    "answering": ANY,
     "pipeline": ANY,
     "finished": ANY,
+    "compare": {"evaluate", "runs", "tasks"},
+    "sweep": {"pipeline", "runs", "tasks"},
     "cli": ANY,
 }
 """Besides ``EVERYBODY``; files of the package itself count as rooms of one file."""
 
-TORCH_FREE = {"cache", "errors", "log", "seams", "recipe", "runs", "data", "tasks", "evaluate", "report", "track", "demo", "cli", "predict"}
+TORCH_FREE = {"cache", "errors", "hubs", "log", "seams", "recipe", "runs", "data", "tasks", "evaluate", "report", "track", "demo", "cli", "predict"}
 HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets", "swanlab", "modelscope", "sklearn", "matplotlib"}
 NOT_AT_START = {"recipe": HEAVY, "runs": HEAVY, "cli": HEAVY | {"rich"}, "errors": HEAVY, "log": HEAVY, "seams": HEAVY}
 """Libraries that a room imports inside functions, if at all."""

@@ -26,7 +26,7 @@ def show_json(value: Any) -> None:
 
 def show_run(summary: RunSummary) -> None:
     """The comparison, what was exported, and where everything lies."""
-    console = _console()
+    console = stderr_console()
     if summary.comparison is not None:
         console.print(comparison_table(summary.comparison))
     show_artifacts(summary.artifacts)
@@ -35,7 +35,7 @@ def show_run(summary: RunSummary) -> None:
 
 def comparison_table(comparison: Comparison) -> Table:
     """Metric, baseline, tuned, gain and its 95 % interval, in the order of the task's metrics."""
-    table = _table(f"{comparison.tuned.n:,} held-out rows", ["metric", "baseline", "tuned", "gain", "95 % interval"])
+    table = result_table(f"{comparison.tuned.n:,} held-out rows", ["metric", "baseline", "tuned", "gain", "95 % interval"])
     for name, tuned in comparison.tuned.metrics.items():
         gain = comparison.gain.get(name)
         before = comparison.baseline.metrics.get(name)
@@ -48,25 +48,25 @@ def comparison_table(comparison: Comparison) -> Table:
 
 def show_scores(scores: Scores) -> None:
     """Metrics with their intervals."""
-    table = _table(f"{scores.n:,} rows in {scores.seconds:,.1f} s", ["metric", "value", "95 % interval"])
+    table = result_table(f"{scores.n:,} rows in {scores.seconds:,.1f} s", ["metric", "value", "95 % interval"])
     for name, value in scores.metrics.items():
         interval = scores.intervals.get(name)
         table.add_row(name, _number(value), "-" if interval is None or None in interval else f"{interval[0]:.4f} to {interval[1]:.4f}")
     table.add_row("ran into the length limit", f"{scores.length_limited:.1%}", "", style="dim")
-    _console().print(table)
+    stderr_console().print(table)
 
 
 def show_artifacts(artifacts: Sequence[Artifact]) -> None:
     """What was exported and where it lies."""
     for artifact in artifacts:
-        _console().print(f"{artifact.kind:<11} {artifact.path}  {size(artifact.size_bytes)}", highlight=False, markup=False, soft_wrap=True)
+        say(f"{artifact.kind:<11} {artifact.path}  {size(artifact.size_bytes)}")
 
 
 def show_report(report: DataReport) -> None:
     """What was read, what became of it, and what the audit found."""
     from rich.text import Text
 
-    console = _console()
+    console = stderr_console()
     parts = ", ".join(f"{n:,} {name}" for name, n in report.split.items())
     console.print(
         f"{report.shape}\n{report.n_read:,} rows read, {report.n_kept:,} kept: {parts}", highlight=False, markup=False, soft_wrap=True
@@ -86,7 +86,7 @@ def show_look(rows: Sequence[LookRow], *, with_ids: bool) -> None:
     """Rows as the model sees them; what is trained is green and, where colours are off, between ⟦ and ⟧."""
     from rich.text import Text
 
-    console = _console()
+    console = stderr_console()
     for row in rows:
         shortened = f", {row.n_shortened} tokens cut" if row.n_shortened else ""
         console.rule(f"{row.origin}: {row.n_trained} of {row.n_tokens} tokens trained{shortened}", align="left")
@@ -116,12 +116,12 @@ def show_facts(facts: Mapping[str, Any]) -> None:
 
 def say(line: str) -> None:
     """One line for people, as it is."""
-    _console().print(line, highlight=False, markup=False, soft_wrap=True)
+    stderr_console().print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def ask() -> str:
     """Ask for a line on stderr and read it from stdin; empty at the end of the input."""
-    _console().print("> ", end="", highlight=False, markup=False)
+    stderr_console().print("> ", end="", highlight=False, markup=False)
     return sys.stdin.readline().strip()
 
 
@@ -139,13 +139,15 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _console() -> Console:
+def stderr_console() -> Console:
+    """Where people read."""
     from rich.console import Console
 
     return Console(stderr=True)
 
 
-def _table(title: str, columns: Sequence[str], right_from: int = 1) -> Table:
+def result_table(title: str, columns: Sequence[str], right_from: int = 1) -> Table:
+    """A titled table without rows; columns from ``right_from`` on are aligned right."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 

@@ -145,25 +145,48 @@ def run(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Delete the run folder first, if it is one.")] = False,
+    sweep: Annotated[
+        bool,
+        typer.Option("--sweep", help="Try all values of overrides like train.learning_rate=1e-4,2e-4; finish the best."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check, train, compare with the base, export, report.
 
     Everything goes into one run folder, which every other verb reads.
     """
-    loaded, mode = _load(recipe, overrides), _mode(resume=resume, replace=replace)
+    mode = _mode(resume=resume, replace=replace)
+    if sweep:
+        from weitiao.cli.trials import sweep_recipe
+
+        return sweep_recipe(recipe, overrides or (), output, mode, as_json=as_json)
+    loaded = _load(recipe, overrides)
     from weitiao import pipeline
     from weitiao.cli.show import show_json, show_run
 
     path = output or Path(loaded.run.path or Path("runs") / recipe.stem)
     summary = pipeline.run_recipe(loaded, path, mode)
-    show_json(summary) if as_json else show_run(summary)
+    return show_json(summary) if as_json else show_run(summary)
 
 
 def _mode(*, resume: bool, replace: bool) -> Literal["new", "resume", "replace"]:
     if resume and replace:
         raise CommandError("--resume and --replace exclude each other", hint="keep one of the two")
     return "resume" if resume else "replace" if replace else "new"
+
+
+@app.command()
+def train(run: RunFolder, as_json: AsJson = False) -> None:
+    """Train a run again.
+
+    Its baseline stays; the tuned answers, the comparison, the exports and the report are made anew.
+    """
+    path = _found(run)
+    from weitiao import finished
+    from weitiao.cli.show import show_json, show_run
+
+    summary = finished.train_run(path)
+    show_json(summary) if as_json else show_run(summary)
 
 
 @app.command()
@@ -210,10 +233,17 @@ def report(run: RunFolder) -> None:
 @app.command()
 def predict(
     run: RunFolder,
-    input_path: Annotated[Path, typer.Option("-i", "--input", metavar="FILE", help="Rows to answer.")],
+    input_path: Annotated[str, typer.Option("-i", "--input", metavar="FILE", help="Rows to answer: a file, or a folder of images.")],
     output_path: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE", help="Answers (JSONL); rows that are there are not done again.")
     ],
+    engine: Annotated[
+        str, typer.Option(metavar="NAME[:ARG]", help="What answers: embedded, or another engine; see docs/predict.md.")
+    ] = "embedded",
+    min_confidence: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Rows that are less sure go to OUTPUT.unsure.jsonl, for people.")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Answer a file of rows.
 
@@ -221,10 +251,11 @@ def predict(
     """
     path = _found(run)
     from weitiao import finished
-    from weitiao.cli.show import show_facts
+    from weitiao.cli.show import show_facts, show_json
     from weitiao.runs import jsonable
 
-    show_facts(jsonable(finished.predict_run(path, input_path, output_path)))
+    summary = finished.predict_run(path, input_path, output_path, engine=engine, min_confidence=min_confidence)
+    show_json(summary) if as_json else show_facts(jsonable(summary))
 
 
 @app.command()

@@ -6,7 +6,7 @@ What counts as right is the task's business. Knows nothing of models, tokens or 
 
 from weitiao.evaluate.answers import ask
 from weitiao.evaluate.confidence import Calibration
-from weitiao.evaluate.measure import calibrate, compare, load_scores, measure
+from weitiao.evaluate.measure import NOTHING, calibrate, compare, load_scores, measure
 from weitiao.evaluate.score import comparison_json, scores_json
 
-__all__ = ["Calibration", "ask", "calibrate", "compare", "comparison_json", "load_scores", "measure", "scores_json"]
+__all__ = ["NOTHING", "Calibration", "ask", "calibrate", "compare", "comparison_json", "load_scores", "measure", "scores_json"]

@@ -187,7 +187,7 @@ class Run:
             logger.warning("the end of the run could not be recorded: %s", error)
 
     def _refuse_other_recipe(self, recipe: Recipe) -> None:
-        before, after = (_settings(each) for each in (self.recipe(), recipe))
+        before, after = (settings(each) for each in (self.recipe(), recipe))
         names = [name for name in {**before, **after} if before.get(name) != after.get(name) and name != "run.path"]
         if names:
             lines = [f"{name}: was {before.get(name)!r}, now {after.get(name)!r}" for name in names[:N_DIFFERENCES_SHOWN]]
@@ -206,7 +206,15 @@ def _merged(facts: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _settings(recipe: Recipe) -> dict[str, Any]:
+def settings(recipe: Recipe) -> dict[str, Any]:
+    """Every setting of a recipe under its dotted name, defaults too.
+
+    Args:
+        recipe: any recipe.
+
+    Returns:
+        Such as ``{"train.learning_rate": 1e-4, ...}``; lists are values.
+    """
     return dict(_leaves(recipe.model_dump(mode="json"), ""))
 
 

@@ -47,15 +47,9 @@ def open_run(path: Path, mode: Mode) -> Run:
         _refuse_replacing_other_things(path)
     with full_disk_in_words(path):
         path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path / LOCK, timeout=0, thread_local=False)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise CommandError(
-                "another process works in this run folder", where=str(path), hint="wait for it, or name another folder with -o"
-            ) from None
+        lock = _locked(path)
         if mode != "resume":
-            _empty(path)
+            _empty(path, frozenset())
     return Run(path, mode, lock)
 
 
@@ -115,9 +109,35 @@ def _refuse_replacing_other_things(path: Path) -> None:
         raise CommandError("--replace would delete the folder you work in", where=str(path), hint="go to another folder first")
 
 
-def _empty(path: Path) -> None:
+def forget(run: Run, kept: frozenset[str]) -> None:
+    """Delete what a run folder holds, but for some entries.
+
+    Args:
+        run: not being worked in.
+        kept: names of files and folders directly in it.
+
+    Raises:
+        CommandError: another process works in the folder.
+    """
+    with _locked(run.path):
+        _empty(run.path, kept)
+
+
+def _locked(path: Path) -> FileLock:
+    """The folder's lock, taken."""
+    lock = FileLock(path / LOCK, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise CommandError(
+            "another process works in this run folder", where=str(path), hint="wait for it, or name another folder with -o"
+        ) from None
+    return lock
+
+
+def _empty(path: Path, kept: frozenset[str]) -> None:
     for entry in path.iterdir():
-        if entry.name == LOCK:
+        if entry.name == LOCK or entry.name in kept:
             continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)

@@ -1,0 +1,150 @@
+"""Settings tried against each other: every trial is trained and judged on validation rows, the winner alone meets the test rows."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from weitiao import pipeline, runs, tasks
+from weitiao.errors import CommandError, TrainingError
+from weitiao.log import logger
+from weitiao.recipe import Recipe, load_recipe
+from weitiao.seams import RunSummary
+
+SUMMARY = "sweep.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One combination of settings and what validation rows say of it."""
+
+    name: str
+    """Of its run folder inside the sweep's."""
+    overrides: tuple[str, ...]
+    value: float | None
+    """The selecting metric on validation rows at the best step; None where training failed."""
+    best_step: int | None
+    seconds: float
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SweepSummary:
+    """A finished sweep."""
+
+    path: Path
+    metric: str
+    trials: tuple[Trial, ...]
+    winner: str
+    """Name of the best trial, the first of equals."""
+    run: RunSummary
+    """The winner's run, the only one whose test rows were answered by a tuned model."""
+
+
+def trials_of(overrides: Sequence[str]) -> list[tuple[str, ...]]:
+    """All combinations of the values that overrides list.
+
+    Args:
+        overrides: ``a.b=1,2,3`` each; commas inside brackets or quotes do not part values, and one value alone holds for every trial.
+
+    Returns:
+        One tuple of ``a.b=c`` per trial, the last override varying fastest.
+
+    Raises:
+        CommandError: an override has no ``=``, or nothing is varied.
+    """
+    choices = []
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        if not equals:
+            raise CommandError("this is not `key=value,value`", where=override, hint="such as train.learning_rate=1e-4,2e-4")
+        choices.append([f"{name}={value}" for value in _parted(text)])
+    trials = list(itertools.product(*choices))
+    if len(trials) < 2:
+        raise CommandError("a sweep needs a setting with several values", hint="such as train.learning_rate=1e-4,2e-4")
+    return trials
+
+
+def _parted(text: str) -> list[str]:
+    """A text parted at the commas that stand in no bracket and no quotes."""
+    parts, depth, quote = [""], 0, ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "\"'":
+            quote = character
+        else:
+            depth += (character in "[{(") - (character in ")}]")
+        if character == "," and not depth and not quote:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts]
+
+
+def run_sweep(recipe_path: Path, overrides: Sequence[str], path: Path, mode: runs.Mode = "new") -> SweepSummary:
+    """Train every combination, choose by validation rows, and run the winner to its end.
+
+    Args:
+        recipe_path: the recipe that all trials start from.
+        overrides: as ``trials_of`` takes them.
+        path: the sweep's folder; gets a run folder per trial and ``sweep.json``.
+        mode: ``resume`` leaves finished trials as they are and goes on with the others.
+
+    Returns:
+        The trials, the winner, and its comparison with the base on the test rows.
+
+    Raises:
+        WeitiaoError: a recipe, the data or the weights are wrong, no trial could be trained, or the folder does not fit the mode.
+    """
+    wanted = trials_of(overrides)
+    recipes = [load_recipe(recipe_path, trial) for trial in wanted]  # all are checked before the first is trained
+    names = [f"trial-{number}" for number in range(1, len(wanted) + 1)]
+    if mode == "new" and path.exists() and any(path.iterdir()):
+        raise CommandError("the sweep's folder exists", where=str(path), hint="--resume goes on with it, -o FOLDER starts another")
+    trials = []
+    for name, trial, recipe in zip(names, wanted, recipes, strict=True):
+        logger.info("%s of %d: %s", name, len(wanted), " ".join(trial))
+        trials.append(_train(path / name, name, trial, recipe, mode))
+    metric = recipes[0].evaluate.select_by or tasks.make_task(recipes[0].task, recipes[0].data.system).default_metric
+    winner = _best(trials, recipes[0], path)
+    run = pipeline.run_recipe(recipes[names.index(winner)], path / winner, "resume")
+    summary = SweepSummary(path, metric, tuple(trials), winner, run)
+    runs.Run(path).save(SUMMARY.removesuffix(".json"), {name: getattr(summary, name) for name in ("metric", "trials", "winner")})
+    return summary
+
+
+def _train(path: Path, name: str, overrides: tuple[str, ...], recipe: Recipe, mode: runs.Mode) -> Trial:
+    facts = _facts(path) if mode == "resume" else {}
+    started = time.monotonic()
+    failure = None
+    if facts.get("status") != "finished":
+        try:
+            pipeline.train_recipe(recipe, path, mode if facts or mode == "replace" else "new")
+        except TrainingError as error:
+            failure = str(error)
+            logger.warning("%s: %s", name, failure)
+        facts = _facts(path)
+    training = facts.get("training", {})
+    seconds = float(training.get("seconds", time.monotonic() - started))
+    return Trial(name, overrides, None if failure else training.get("best_metric"), training.get("best_step"), seconds, failure)
+
+
+def _facts(path: Path) -> Mapping[str, object] | dict[str, dict[str, float]]:
+    try:
+        return dict(runs.read_run(path).read("run"))
+    except CommandError:
+        return {}
+
+
+def _best(trials: Sequence[Trial], recipe: Recipe, path: Path) -> str:
+    task = tasks.make_task(recipe.task, recipe.data.system)
+    sign = -1 if (recipe.evaluate.select_by or task.default_metric) in task.lower_is_better else 1
+    judged = [trial for trial in trials if trial.value is not None]
+    if not judged:
+        hint = trials[0].failure or "validation rows are needed: data.split.valid, or data.valid"
+        raise TrainingError("no trial has a score on validation rows", where=str(path), hint=hint)
+    return max(judged, key=lambda trial: sign * float(trial.value or 0.0)).name

@@ -1,0 +1,141 @@
+"""Sweeps, comparisons and training again, through the real command on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from weitiao.demo import write_complaints
+from weitiao.errors import CommandError
+from weitiao.sweep import trials_of
+
+WEITIAO = str(Path(sys.executable).with_name("weitiao"))
+
+
+def weitiao(*words: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([WEITIAO, *map(str, words)], capture_output=True, text=True, check=False, timeout=250)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trials")
+    write_complaints(folder / "complaints.jsonl", 40, 1)
+    content = {
+        "task": {"kind": "extraction", "fields": ["name", "address", "email", "question"]},
+        "data": {"train": {"path": "complaints.jsonl"}, "split": {"valid": 0.2, "test": 0.25}},
+        "model": {"path": str(tiny_qwen2)},
+        "train": {"num_train_epochs": 1, "batch_rows": 8},
+        "evaluate": {"max_new_tokens": 16, "n_valid": 4, "n_bootstrap": 200},
+        "track": {"kind": "none"},
+        "export": [{"kind": "adapter"}],
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    return folder / "recipe.yaml"
+
+
+@pytest.fixture(scope="module")
+def sweep(recipe: Path) -> Path:
+    folder = recipe.parent / "sweep"
+    done = weitiao("run", recipe, "--sweep", "train.learning_rate=1e-5,1e-3", "model.tuning.r=4", "-o", folder)
+    assert "winner: trial-" in done.stderr
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["a=1,2"], [("a=1",), ("a=2",)]),
+        (["a=1,2", "b=x"], [("a=1", "b=x"), ("a=2", "b=x")]),
+        (["a=1,2", "b=3,4"], [("a=1", "b=3"), ("a=1", "b=4"), ("a=2", "b=3"), ("a=2", "b=4")]),
+        (["a=[q_proj, v_proj],all"], [("a=[q_proj, v_proj]",), ("a=all",)]),
+        (["a='x,y',z"], [("a='x,y'",), ("a=z",)]),
+    ],
+)
+def test_values_are_combined(overrides: list[str], expected: list[tuple[str, ...]]) -> None:
+    assert trials_of(overrides) == expected
+
+
+@pytest.mark.parametrize("overrides", [[], ["a=1"], ["a=[1, 2]"], ["a"]])
+def test_a_sweep_over_nothing_is_refused(overrides: list[str]) -> None:
+    with pytest.raises(CommandError):
+        trials_of(overrides)
+
+
+def test_only_the_winner_meets_the_test_rows(sweep: Path) -> None:
+    summary = read(sweep / "sweep.json")
+    trials = {trial["name"]: trial for trial in summary["trials"]}
+    assert [trial["overrides"] for trial in trials.values()] == [
+        ["train.learning_rate=1e-5", "model.tuning.r=4"],
+        ["train.learning_rate=1e-3", "model.tuning.r=4"],
+    ]
+    assert summary["metric"] == "field_f1"
+    assert trials[summary["winner"]]["value"] == max(trial["value"] for trial in trials.values())
+    assert {name for name in trials if (sweep / name / "tuned").exists()} == {summary["winner"]}
+    assert read(sweep / summary["winner"] / "scores.json")["tuned"]["n"] == 10
+    loser = next(name for name in trials if name != summary["winner"])
+    assert read(sweep / loser / "run.json")["status"] == "finished"
+    assert not (sweep / loser / "baseline").exists()
+
+
+def test_a_sweep_goes_on_without_training_finished_trials_again(sweep: Path, recipe: Path) -> None:
+    weights = {path: path.stat().st_mtime_ns for path in sweep.glob("trial-*/best/adapter_model.safetensors")}
+    words = ("run", recipe, "--sweep", "train.learning_rate=1e-5,1e-3", "model.tuning.r=4", "-o", sweep)
+    assert "--resume" in weitiao(*words, code=2).stderr
+    weitiao(*words, "--resume")
+    assert {path: path.stat().st_mtime_ns for path in weights} == weights
+    assert len(weights) == 2
+
+
+def test_every_trial_is_checked_before_the_first_is_trained(recipe: Path, tmp_path: Path) -> None:
+    done = weitiao("run", recipe, "--sweep", "train.learning_rate=1e-4,2", "-o", tmp_path / "sweep", code=2)
+    assert "train.learning_rate" in done.stderr
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_runs_are_compared_on_the_rows_they_share(sweep: Path, recipe: Path) -> None:
+    winner = sweep / read(sweep / "sweep.json")["winner"]
+    other = recipe.parent / "other"
+    weitiao("run", recipe, "train.learning_rate=5e-4", "-o", other)
+    table = json.loads(weitiao("compare", winner, other, "--json").stdout)
+    first, second = table["runs"]
+    assert second["settings"]["train.learning_rate"] == 5e-4
+    assert set(first["settings"]) == {"train.learning_rate", "model.tuning.r"}
+    assert first["gain"] == {}
+    assert second["n_shared"] == 10
+    point, low, high = second["gain"]["field_f1"]
+    assert point == pytest.approx(second["tuned"]["metrics"]["field_f1"] - first["tuned"]["metrics"]["field_f1"])
+    assert low <= point <= high
+    shown = weitiao("compare", winner, other).stderr
+    assert "against" in shown
+    assert "field_f1, tuned" in shown
+
+
+def test_a_comparison_needs_two_finished_runs(sweep: Path) -> None:
+    assert "two different runs" in weitiao("compare", sweep / "trial-1", code=2).stderr
+    loser = next(path for path in sorted(sweep.glob("trial-*")) if not (path / "tuned").exists())
+    winner = next(path for path in sorted(sweep.glob("trial-*")) if (path / "tuned").exists())
+    assert "not finished" in weitiao("compare", winner, loser, code=2).stderr
+
+
+def test_training_again_keeps_the_baseline_only(sweep: Path) -> None:
+    winner = sweep / read(sweep / "sweep.json")["winner"]
+    before = {name: (winner / name).stat().st_mtime_ns for name in ("baseline/answers.jsonl", "tuned/answers.jsonl", "report.html")}
+    scores = read(winner / "scores.json")
+    shown = json.loads(weitiao("train", winner, "--json").stdout)
+    after = {name: (winner / name).stat().st_mtime_ns for name in before}
+    assert after["baseline/answers.jsonl"] == before["baseline/answers.jsonl"]
+    assert after["tuned/answers.jsonl"] > before["tuned/answers.jsonl"]
+    assert after["report.html"] > before["report.html"]
+    assert shown["comparison"]["tuned"]["metrics"] == pytest.approx(scores["tuned"]["metrics"])  # the same seed, the same model
