@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 Family = Literal["qwen2", "qwen3"]
+VisionFamily = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 
 DEFAULT_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 """What the Qwen2.5 template says where a conversation brings no system message."""
@@ -85,6 +86,26 @@ QWEN3_TEMPLATE = """\
 {%- endif %}
 """
 
+VISION_TEMPLATE = """\
+{%- if default_system and messages[0].role != 'system' %}
+    {{- '<|im_start|>system\\n' + default_system + '<|im_end|>\\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {{- '<|im_start|>' + message.role + '\\n' }}
+    {%- if message.content is string %}
+        {{- message.content }}
+    {%- else %}
+        {%- for piece in message.content %}
+            {{- '<|vision_start|><|image_pad|><|vision_end|>' if piece.type == 'image' else piece.text }}
+        {%- endfor %}
+    {%- endif %}
+    {{- '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+"""
+
 TEMPLATES: dict[Family, str] = {"qwen2": QWEN2_TEMPLATE, "qwen3": QWEN3_TEMPLATE}
 
 
@@ -115,6 +136,40 @@ def build_tiny(family: Family, folder: Path, *, seed: int = 0, tied: bool = True
     )
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def build_tiny_vision(family: VisionFamily, folder: Path, *, seed: int = 0) -> Path:
+    """Write a tiny random vision model as an ordinary Hugging Face folder: 2 language layers, 2 tower layers, the family's own patches.
+
+    Args:
+        family: which architecture; Qwen3-VL's has one deepstack layer, Qwen2.5-VL's a window layer before one of full attention.
+        folder: made where it does not exist.
+        seed: of the weights; the vocabulary is always the same.
+
+    Returns:
+        ``folder``.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    tokenizer = build_tokenizer("qwen2")
+    system = "" if family == "qwen3_vl" else "You are a helpful assistant."
+    tokenizer.chat_template = VISION_TEMPLATE.replace("default_system", repr(system))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = AutoModelForImageTextToText.from_config(AutoConfig.for_model(family, **_vision_config(family, tokenizer)))
+        for name, weight in network.named_parameters():
+            if name.endswith("bias"):
+                torch.nn.init.normal_(weight, std=0.1)
+    network.generation_config = GenerationConfig(
+        eos_token_id=_ids(tokenizer, "<|im_end|>", "<|endoftext|>"), pad_token_id=tokenizer.pad_token_id
+    )
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    own = {"patch_size": 16, "image_mean": [0.5] * 3, "image_std": [0.5] * 3} if family == "qwen3_vl" else {}
+    Qwen2VLImageProcessorPil(**own).save_pretrained(folder)
     return folder
 
 
@@ -159,6 +214,47 @@ def _config(family: Family, tokenizer: Any, tied: bool) -> Any:
         "dtype": "float32",
     }
     return Qwen3Config(head_dim=16, **sizes) if family == "qwen3" else Qwen2Config(**sizes)
+
+
+def _vision_config(family: VisionFamily, tokenizer: Any) -> dict[str, Any]:
+    # Heads of 16 numbers: 8 angles, shared out between time, height and width.
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+    text = _config("qwen2", tokenizer, tied=True).to_dict() | {"num_attention_heads": 2, "num_key_value_heads": 1, "rope_parameters": rope}
+    text.pop("model_type")
+    text.pop("layer_types")
+    vision: dict[VisionFamily, dict[str, Any]] = {
+        "qwen2_vl": {"depth": 2, "embed_dim": 32, "num_heads": 2, "hidden_size": 32, "mlp_ratio": 2},
+        "qwen2_5_vl": {
+            "depth": 2,
+            "hidden_size": 32,
+            "num_heads": 2,
+            "intermediate_size": 64,
+            "out_hidden_size": 32,
+            "window_size": 56,
+            "fullatt_block_indexes": [1],
+        },
+        "qwen3_vl": {
+            "depth": 2,
+            "hidden_size": 32,
+            "num_heads": 2,
+            "intermediate_size": 64,
+            "out_hidden_size": 32,
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [0],
+            "patch_size": 16,
+        },
+    }
+    if family == "qwen3_vl":
+        text |= {"head_dim": 16, "rope_parameters": rope | {"mrope_interleaved": True}}
+    names = {"image": "<|image_pad|>", "video": "<|video_pad|>", "vision_start": "<|vision_start|>", "vision_end": "<|vision_end|>"}
+    tokens = {f"{name}_token_id": _ids(tokenizer, token)[0] for name, token in names.items()}
+    return {
+        "text_config": text,
+        "vision_config": vision[family] | {"initializer_range": 0.1},
+        "tie_word_embeddings": True,
+        "dtype": "float32",
+        **tokens,
+    }
 
 
 def _ids(tokenizer: Any, *tokens: str) -> list[int]:

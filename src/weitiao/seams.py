@@ -177,12 +177,27 @@ class RowProblem:
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """An image as a vision model takes it: which file, and the size it is brought to. Found out from the file's header alone."""
+
+    path: Path
+    height: int
+    """In pixels, after resizing."""
+    width: int
+    grid: tuple[int, int, int]
+    """Frames (always 1), patches down, patches across: the model's ``image_grid_thw``."""
+    n_tokens: int
+    """Placeholder tokens that stand for it in ``input_ids``."""
+
+
+@dataclass(frozen=True, slots=True)
 class Rendered:
     """One conversation as tokens. ``trained[i]`` says whether token ``i`` belongs to an answer (its stop token included)."""
 
     input_ids: list[int]
     trained: list[bool]
-    image_inputs: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    pictures: tuple[Picture, ...] = ()
+    """In the order of their placeholder tokens."""
     n_shortened: int = 0
     """Tokens taken out of the shortenable piece to fit; 0 where the row fitted."""
 
@@ -197,7 +212,8 @@ class EncodedRow:
     """Tokens of each conversation in this row, without the shared prefix. A row that is not packed has one segment."""
     prefix_length: int = 0
     """Tokens at the start that every segment begins with; they stand once. ``prefix_length + sum(segment_lengths) == len(input_ids)``."""
-    image_inputs: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    pictures: tuple[Picture, ...] = ()
+    """In the order of their placeholder tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +247,23 @@ class Steps(Protocol):
 # ---- models and training ----------------------------------------------------------------------------------------------
 
 
+class Vision(Protocol):
+    """How the language model of a vision model is given pictures; one object for training and answering."""
+
+    @property
+    def needs_tower(self) -> bool:
+        """Whether the network's vision tower is asked; False where all that is wanted lies in the feature store."""
+        ...
+
+    def positions(self, input_ids: Sequence[int], segment_lengths: Sequence[int], pictures: Sequence[Picture]) -> torch.Tensor:
+        """(3, T) positions (time, height, width) by the model's own rule, beginning anew with each segment of the T tokens."""
+        ...
+
+    def encoder_outputs(self, pictures: Sequence[Picture]) -> dict[str, Any]:
+        """The network's ``mm_encoder_outputs`` for the pictures of a batch, in the order of their tokens; empty without pictures."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A base model ready to answer: in eval mode, on its device, in its dtype."""
@@ -246,6 +279,8 @@ class LoadedModel:
     dtype: torch.dtype
     """Of the arithmetic; weights that are trained are kept in float32 beside it."""
     is_vision: bool = False
+    vision: Vision | None = None
+    """What gives a run's network its pictures; None for text models, and where an engine asks the tower itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,10 +330,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """What an answer may look like; None in both fields means anything."""
+    """What an answer may look like; at most one field is set, and none means anything."""
 
     json_schema: Mapping[str, Any] | None = None
     choices: tuple[str, ...] | None = None
+    regex: str | None = None
+    """A pattern that the whole answer matches: literals, classes, groups, ``|``, ``?``, ``*`` and ``+``; no look-around, no lazy matching."""
 
 
 @dataclass(frozen=True, slots=True)

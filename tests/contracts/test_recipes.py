@@ -45,8 +45,8 @@ task.questions
 data.train.path data.train.subset data.train.split data.train.weight data.valid data.test data.split.valid data.split.test data.split.by
 data.split.near data.shape data.columns data.system data.limit data.allow_dropped data.encoding data.delimiter
 model.path model.revision model.tuning.kind model.tuning.r model.tuning.lora_alpha model.tuning.lora_dropout model.tuning.target_modules
-model.tuning.use_rslora model.dtype model.device model.trust_remote_code
-chat.enable_thinking
+model.tuning.use_rslora model.tuning.vision model.dtype model.device model.trust_remote_code
+chat.enable_thinking chat.images.min_pixels chat.images.max_pixels chat.images.size chat.images.background
 encode.max_tokens encode.keep encode.packing
 train.num_train_epochs train.max_steps train.learning_rate train.lr_scheduler_type train.warmup_ratio train.weight_decay train.max_grad_norm
 train.adam_beta2 train.batch_tokens train.batch_rows train.micro_batch_tokens train.gradient_checkpointing train.logging_steps

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from tests.tiny import build_tokenizer
 
 from weitiao.cache import keep_newest
@@ -32,7 +31,7 @@ from weitiao.encode.store import RowWriter, StoredRows
 from weitiao.errors import CacheError
 from weitiao.log import install_display
 from weitiao.recipe.sections import Chat, Encode
-from weitiao.seams import DataReport, Message, Part, Rendered, Sample, SampleSet, text_message
+from weitiao.seams import DataReport, Message, Part, Picture, Rendered, Sample, SampleSet, text_message
 
 PACKAGE = Path(sys.modules["weitiao"].__file__ or "").parent
 REPORT = DataReport("test", 0, 0, {}, {}, (), {}, "content of the files")
@@ -172,7 +171,7 @@ def test_a_half_written_entry_is_never_used(renderer: Any, cache: Path) -> None:
     assert done.returncode == -9
     (half,) = (path for path in cache.iterdir() if path.is_dir())
     assert half.suffix == ".partial"
-    assert {path.name for path in half.iterdir()} == {"tokens.bin", "images.bin"}
+    assert {path.name for path in half.iterdir()} == {"tokens.bin", "pictures.bin"}
     encoded = encode_samples(samples(), renderer, Encode())
     assert [path.name for path in cache.iterdir() if path.is_dir()] == [half.stem]
     for row, read in zip(samples().train, encoded.rows, strict=True):
@@ -222,19 +221,18 @@ def test_rows_stay_readable_when_their_entry_is_removed(renderer: Any, cache: Pa
 
 
 def test_stored_rows_are_a_sequence(tmp_path: Path) -> None:
-    images = {"pixel_values": torch.arange(6.0).reshape(2, 3)}
+    picture = Picture(Path("/photos/a.png"), 56, 84, (1, 4, 6), 6)
     with RowWriter(tmp_path) as writer:
         start = writer.put(Rendered([0, 7, 8, 9], [False, False, True, True]), 3)
         writer.add_row(start, 3, (0, 0))
         start = writer.put(Rendered([5, 0], [True, True]), 2)
-        writer.add_row(start, 2, writer.put_images(images))
+        writer.add_row(start, 2, writer.put_pictures([picture]))
     rows = StoredRows(tmp_path)
     assert (rows[0].input_ids, rows[0].labels, rows[0].segment_lengths) == ([0, 7, 8], [-100, -100, 8], (3,))
     assert (rows[-1].input_ids, rows[-1].labels) == ([5, 0], [5, 0])
-    assert torch.equal(rows[1].image_inputs["pixel_values"], images["pixel_values"])
-    assert rows[0].image_inputs == {}
+    assert [row.pictures for row in rows] == [(), (picture,)]
     assert [row.input_ids for row in rows] == [row.input_ids for row in rows[:]] == [[0, 7, 8], [5, 0]]
-    assert (len(rows), rows.lengths.tolist(), rows.has_images) == (2, [3, 2], True)
+    assert (len(rows), rows.lengths.tolist(), rows.has_pictures) == (2, [3, 2], True)
     with pytest.raises(IndexError):
         rows[2]
     assert pickle.loads(pickle.dumps(rows))[0] == rows[0]

@@ -121,7 +121,7 @@ def test_a_repeated_candidate_counts_once(loaded: LoadedModel) -> None:
     ("constraint", "message"),
     [
         pytest.param(Constraint(json_schema={"type": "no such type"}), "the constraint cannot be compiled", id="schema"),
-        pytest.param(Constraint(json_schema={"type": "object"}, choices=("a",)), "not both", id="both"),
+        pytest.param(Constraint(json_schema={"type": "object"}, choices=("a",)), "only one of them", id="both"),
         pytest.param(Constraint(choices=()), "a constraint offers no choice", id="no choice"),
     ],
 )
@@ -152,23 +152,10 @@ def test_weights_that_are_not_finite_are_an_error_and_not_an_answer(tiny_qwen2: 
         list(engine_of(broken).generate([ask("hi")], GREEDY))
 
 
-def test_a_prompt_with_an_image_is_refused(loaded: LoadedModel) -> None:
-    class WithImages:
-        """The real renderer, and what a vision model's one would add."""
-
-        stop_token_ids = (800,)
-        pad_token_id = 801
-
-        def __init__(self) -> None:
-            self.inner = make_renderer(loaded.processor, Chat(), "head")
-
-        def prompt(self, messages: Any, max_tokens: int | None = None) -> Any:
-            from dataclasses import replace
-
-            return replace(self.inner.prompt(messages, max_tokens), image_inputs={"pixel_values": torch.zeros(1)})
-
-    with pytest.raises(EngineError, match=r"rows\.jsonl:6: the embedded engine reads text only"):
-        list(make_engine(loaded, WithImages()).generate([ask("hi", 6)], GREEDY))  # type: ignore[arg-type]
+def test_a_prompt_with_an_image_is_refused_by_a_text_model(loaded: LoadedModel) -> None:
+    photo = Sample("1", "rows.jsonl:6", (Message("user", (Part("image", image=Path("photo.png")), Part("text", "hi"))),))
+    with pytest.raises(RowError, match=r"rows\.jsonl:6: the row holds an image, and this model reads text only"):
+        list(engine_of(loaded).generate([photo], GREEDY))
 
 
 def test_logits_exist_only_where_they_are_needed_and_never_many_at_once(loaded: LoadedModel) -> None:

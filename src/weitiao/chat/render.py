@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from weitiao.chat.images import ImageReader, make_image_reader
+from weitiao.chat.images_tokens import PLACEHOLDER, template_content, tokens_of_images, with_pictures
 from weitiao.chat.shorten import Keep, longest_shortenable, shortened, with_text
 from weitiao.chat.template import chat_template, control_tokens, stop_token
 from weitiao.errors import ModelError, RowError
 from weitiao.recipe.sections import Chat
-from weitiao.seams import Message, Rendered
+from weitiao.seams import Message, Picture, Rendered
 
 N_KNOWN = 4096
 """Texts whose tokens are remembered, at least the last ones that were asked for together."""
@@ -36,25 +38,26 @@ def make_renderer(processor: Any, section: Chat, keep: Keep = "head") -> QwenRen
     """Make the one renderer of a run.
 
     Args:
-        processor: the tokenizer of a chat model, or a processor that holds one.
-        section: the recipe's ``chat``.
+        processor: the tokenizer of a chat model; for a vision model what holds its ``tokenizer`` and ``image_processor``.
+        section: the recipe's ``chat``, its image policy included.
         keep: which end of a shortened text stays.
 
     Returns:
-        A renderer that depends on nothing but its arguments.
+        A renderer that depends on nothing but its arguments. ``renderer.images`` reads images; None for a text model.
 
     Raises:
         ModelError: the tokenizer has no chat template or no stop token.
+        RecipeError: the policy's one size does not fit the model.
     """
     tokenizer = getattr(processor, "tokenizer", processor)
     template = chat_template(tokenizer, section.enable_thinking)
-    return QwenRenderer(tokenizer, template, section.enable_thinking, keep)
+    return QwenRenderer(tokenizer, template, section.enable_thinking, keep, make_image_reader(processor, section.images))
 
 
 class QwenRenderer:
     """Renders conversations of one tokenizer; see the module's docstring for the rule."""
 
-    def __init__(self, tokenizer: Any, template: str, enable_thinking: bool, keep: Keep) -> None:
+    def __init__(self, tokenizer: Any, template: str, enable_thinking: bool, keep: Keep, images: ImageReader | None = None) -> None:
         """Keep what rendering depends on.
 
         Args:
@@ -62,10 +65,12 @@ class QwenRenderer:
             template: the Jinja chat template.
             enable_thinking: handed to the template.
             keep: which end of a shortened text stays.
+            images: reads images; None for a text model.
 
         Raises:
             ModelError: the tokenizer has no stop token.
         """
+        self.images = images
         self.tokenizer = tokenizer
         self.template = template
         self.enable_thinking = enable_thinking
@@ -92,8 +97,9 @@ class QwenRenderer:
         Raises:
             RowError: the conversation does not end with an answer, or the template alone is longer than ``max_tokens``.
         """
-        prompt, n_shortened = self._fit(_answered(messages)[:-1], max_tokens)
-        return self._tokens(self._pieces([*prompt, messages[-1]], answer_follows=False), n_shortened)
+        pictures = self._pictures(messages)
+        prompt, n_shortened = self._fit(_answered(messages)[:-1], max_tokens, pictures)
+        return self._tokens(self._pieces([*prompt, messages[-1]], answer_follows=False), n_shortened, pictures)
 
     def conversations(self, batch: Sequence[Sequence[Message]]) -> list[Rendered]:
         """Tokens of many conversations at full length: the same as one by one, tokenised on all cores.
@@ -109,7 +115,7 @@ class QwenRenderer:
         """
         rows = [self._pieces(_answered(messages), answer_follows=False) for messages in batch]
         self._remember(part for pieces in rows for piece in pieces for part, is_control in self._parts(piece.text) if not is_control)
-        return [self._tokens(pieces, 0) for pieces in rows]
+        return [self._tokens(pieces, 0, self._pictures(messages)) for pieces, messages in zip(rows, batch, strict=True)]
 
     def prompt(self, messages: Sequence[Message], max_tokens: int | None = None) -> Rendered:
         """Tokens up to the point where the assistant's answer begins.
@@ -126,8 +132,9 @@ class QwenRenderer:
         """
         if len(messages) == 1 and messages[0].role == "assistant":
             return self._tokens([_Piece(self._guard(messages[0].text), trained=False)], 0)
-        fitted, n_shortened = self._fit(messages, max_tokens)
-        return self._tokens(self._pieces(fitted, answer_follows=True), n_shortened)
+        pictures = self._pictures(messages)
+        fitted, n_shortened = self._fit(messages, max_tokens, pictures)
+        return self._tokens(self._pieces(fitted, answer_follows=True), n_shortened, pictures)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of an answer.
@@ -155,8 +162,9 @@ class QwenRenderer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of everything that tokens depend on besides the messages: tokenizer, template, thinking mode, what is kept of a text."""
+        """Hash of everything that tokens depend on besides the messages: tokenizer, template, thinking, image policy and more."""
         parts = (self.tokenizer.backend_tokenizer.to_str(), self.template, str(self.enable_thinking), self.keep, *self._control_ids)
+        parts += (self.images.fingerprint if self.images else "",)
         named = (*parts, self.stop_token, self.document_end, str(sorted(self.tokenizer.special_tokens_map.items())))
         return hashlib.sha256("\0".join(named).encode()).hexdigest()
 
@@ -189,7 +197,7 @@ class QwenRenderer:
         return pieces
 
     def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-        turns = [{"role": message.role, "content": self._guard(message.text)} for message in messages]
+        turns = [{"role": message.role, "content": template_content(message, self._guard)} for message in messages]
         return str(
             self.tokenizer.apply_chat_template(
                 turns,
@@ -199,6 +207,12 @@ class QwenRenderer:
                 tokenize=False,
             )
         )
+
+    def _pictures(self, messages: Sequence[Message]) -> tuple[Picture, ...]:
+        paths = [part.image for message in messages for part in message.parts if part.image is not None]
+        if paths and self.images is None:
+            raise RowError("the row holds an image, and this model reads text only", hint="start from a vision model (its name has VL)")
+        return tuple(self.images.picture(path) for path in paths) if self.images else ()
 
     # ---- text to tokens -----------------------------------------------------------------------------------------------
 
@@ -238,22 +252,24 @@ class QwenRenderer:
                 letters = re.sub(f"[{_OPEN}{_JOIN}{_CLOSE}]", "", text)
                 self._known[text] = self.tokenizer.encode(letters, add_special_tokens=False, split_special_tokens=True)
 
-    def _tokens(self, pieces: Sequence[_Piece], n_shortened: int) -> Rendered:
+    def _tokens(self, pieces: Sequence[_Piece], n_shortened: int, pictures: tuple[Picture, ...] = ()) -> Rendered:
         input_ids: list[int] = []
         trained: list[bool] = []
         for piece in pieces:
             ids = self._ids(piece.text)
             input_ids += ids
             trained += [piece.trained] * len(ids)
-        return Rendered(input_ids, trained, n_shortened=n_shortened)
+        row = Rendered(input_ids, trained, n_shortened=n_shortened)
+        return with_pictures(row, pictures, self._control_ids[PLACEHOLDER]) if pictures else row
 
     # ---- shortening ---------------------------------------------------------------------------------------------------
 
-    def _fit(self, messages: Sequence[Message], max_tokens: int | None) -> tuple[list[Message], int]:
-        """Shorten the shortenable part until the prompt has at most ``max_tokens`` tokens."""
+    def _fit(self, messages: Sequence[Message], max_tokens: int | None, pictures: Sequence[Picture]) -> tuple[list[Message], int]:
+        """Shorten the shortenable part until the prompt has at most ``max_tokens`` tokens; images are never cut."""
         if max_tokens is None or not messages:
             return list(messages), 0
-        n_tokens = n_before = self._n_prompt_tokens(messages)
+        n_image = sum(picture.n_tokens - 1 for picture in pictures)
+        n_tokens = n_before = self._n_prompt_tokens(messages) + n_image
         fitted = list(messages)
         n_kept: int | None = None
         while n_tokens > max_tokens:
@@ -263,11 +279,13 @@ class QwenRenderer:
             n_kept = (len(spans) if n_kept is None else n_kept) - (n_tokens - max_tokens)
             if place is None or n_kept < 0:
                 raise RowError(
-                    f"the prompt has {n_before} tokens, and what may not be shortened alone is longer than the {max_tokens} allowed",
-                    hint="raise encode.max_tokens, or shorten the instruction and the candidates",
+                    f"the prompt has {n_before} tokens{tokens_of_images(pictures)}, and what may not be shortened alone is longer than the "
+                    f"{max_tokens} allowed",
+                    hint="raise encode.max_tokens, or "
+                    + ("lower chat.images.max_pixels" if pictures else "shorten the instruction and the candidates"),
                 )
             fitted = with_text(messages, place, shortened(text, spans, n_kept, self.keep))
-            n_tokens = self._n_prompt_tokens(fitted)
+            n_tokens = self._n_prompt_tokens(fitted) + n_image
         return fitted, n_before - n_tokens
 
     def _n_prompt_tokens(self, messages: Sequence[Message]) -> int:

@@ -36,9 +36,9 @@ class _Place(NamedTuple):
     """Tokens of the last answer, its stop token included; all tokens of a document; 0 where the sample has no answer."""
     n_trained: int
     """Tokens of all answers."""
-    image_start: int
+    picture_start: int
     """In bytes."""
-    n_image_bytes: int
+    n_picture_bytes: int
 
 
 @dataclass(slots=True)
@@ -128,7 +128,7 @@ def _put(row: Rendered, writer: RowWriter, below: int | None = None) -> _Place:
     counts = (n_prompt, end - n_prompt, sum(row.trained))
     if below is not None and n_prompt >= below:
         return _Place(-1, *counts, 0, 0)
-    return _Place(writer.put(row, end), *counts, *writer.put_images(row.image_inputs))
+    return _Place(writer.put(row, end), *counts, *writer.put_pictures(row.pictures))
 
 
 def _windows(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
@@ -162,12 +162,12 @@ def _refuse_what_does_not_fit(place: _Place, max_tokens: int) -> None:
 
 def _add_rows(place: _Place, max_tokens: int, writer: RowWriter) -> int:
     """One row for a conversation, several for a long document; returns the trained tokens in them."""
-    images = (place.image_start, place.n_image_bytes)
+    pictures = (place.picture_start, place.n_picture_bytes)
     if place.n_prompt:
-        writer.add_row(place.start, place.n_prompt + place.n_answer, images)
+        writer.add_row(place.start, place.n_prompt + place.n_answer, pictures)
         return place.n_trained
     lengths = [min(max_tokens, place.n_answer - start) for start in range(0, place.n_answer, max_tokens)]
     for number, length in enumerate(lengths):
         if length > 1:
-            writer.add_row(place.start + number * max_tokens, length, images)
+            writer.add_row(place.start + number * max_tokens, length, pictures)
     return sum(length for length in lengths if length > 1)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from weitiao.encode.store import have_images, row_beginning, row_lengths
+from weitiao.encode.store import have_pictures, row_beginning, row_lengths
 from weitiao.seams import IGNORED, EncodedRow
 
 MICRO_BATCH_TOKENS = 2048
@@ -93,7 +93,7 @@ def common_prefix(rows: Sequence[EncodedRow]) -> int:
     Returns:
         Number of tokens, 0 where rows hold images or begin differently.
     """
-    if have_images(rows):
+    if have_pictures(rows):
         return 0
     first = np.array(rows[0].input_ids, np.int32)
     n = len(first)
@@ -145,4 +145,5 @@ def _joined(members: Sequence[EncodedRow], prefix_length: int) -> EncodedRow:
         ids = ids + member.input_ids[prefix_length:]
         labels = labels + member.labels[prefix_length:]
     lengths = tuple(len(member.input_ids) - prefix_length for member in members)
-    return EncodedRow(ids, labels, lengths, prefix_length)
+    pictures = tuple(picture for member in members for picture in member.pictures)
+    return EncodedRow(ids, labels, lengths, prefix_length, pictures)

@@ -7,6 +7,7 @@ what was read before does not count as the process's memory.
 
 from __future__ import annotations
 
+import json
 import os
 from array import array
 from collections.abc import Mapping, Sequence
@@ -14,13 +15,11 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-import torch
-from safetensors.torch import load, save
 
 from weitiao.errors import CacheError
-from weitiao.seams import IGNORED, EncodedRow, Rendered
+from weitiao.seams import IGNORED, EncodedRow, Picture, Rendered
 
-TOKENS, IMAGES, ROWS = "tokens.bin", "images.bin", "rows.npy"
+TOKENS, PICTURES, ROWS = "tokens.bin", "pictures.bin", "rows.npy"
 TOKEN_BYTES = 4
 
 
@@ -35,16 +34,16 @@ class RowWriter:
         """
         self.folder = folder
         self._tokens = (folder / TOKENS).open("wb")
-        self._images = (folder / IMAGES).open("wb")
+        self._pictures = (folder / PICTURES).open("wb")
         self._rows = array("q")
-        self._n_tokens = self._n_image_bytes = 0
+        self._n_tokens = self._n_picture_bytes = 0
 
     def __enter__(self) -> RowWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._tokens.close()
-        self._images.close()
+        self._pictures.close()
         np.save(self.folder / ROWS, np.frombuffer(self._rows, np.int64).reshape(-1, 4))
 
     def put(self, rendered: Rendered, n_tokens: int) -> int:
@@ -55,16 +54,17 @@ class RowWriter:
         start, self._n_tokens = self._n_tokens, self._n_tokens + len(tokens)
         return start
 
-    def put_images(self, inputs: Mapping[str, torch.Tensor]) -> tuple[int, int]:
-        """Append what a conversation's images are; returns place and size in bytes, size 0 where there are none."""
-        data = save(dict(inputs)) if inputs else b""
-        self._images.write(data)
-        start, self._n_image_bytes = self._n_image_bytes, self._n_image_bytes + len(data)
+    def put_pictures(self, pictures: Sequence[Picture]) -> tuple[int, int]:
+        """Append which pictures a conversation holds; returns place and size in bytes, size 0 where there are none."""
+        listed = [[str(picture.path), picture.height, picture.width, picture.grid, picture.n_tokens] for picture in pictures]
+        data = json.dumps(listed).encode() if listed else b""
+        self._pictures.write(data)
+        start, self._n_picture_bytes = self._n_picture_bytes, self._n_picture_bytes + len(data)
         return start, len(data)
 
-    def add_row(self, start: int, n_tokens: int, images: tuple[int, int]) -> None:
-        """Make the tokens from ``start`` on, and these images, the next row."""
-        self._rows.extend((start, n_tokens, *images))
+    def add_row(self, start: int, n_tokens: int, pictures: tuple[int, int]) -> None:
+        """Make the tokens from ``start`` on, and these pictures, the next row."""
+        self._rows.extend((start, n_tokens, *pictures))
 
 
 class StoredRows(Sequence[EncodedRow]):
@@ -83,7 +83,7 @@ class StoredRows(Sequence[EncodedRow]):
         try:
             self._table = np.load(folder / ROWS)
             self._tokens = (folder / TOKENS).open("rb")
-            self._images = (folder / IMAGES).open("rb")
+            self._pictures = (folder / PICTURES).open("rb")
         except FileNotFoundError as err:
             raise CacheError("the encoded rows are gone", where=str(folder), hint="start again: they are made anew") from err
 
@@ -103,12 +103,12 @@ class StoredRows(Sequence[EncodedRow]):
     def __getitem__(self, index: int | slice) -> EncodedRow | list[EncodedRow]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        start, length, image_start, n_image_bytes = self._table[index].tolist()
+        start, length, picture_start, n_picture_bytes = self._table[index].tolist()
         marked = self._read(start, length)
         ids = np.where(marked < 0, ~marked, marked)
         labels = np.where(marked < 0, ids, IGNORED)
-        images = load(os.pread(self._images.fileno(), n_image_bytes, image_start)) if n_image_bytes else {}
-        return EncodedRow(ids.tolist(), labels.tolist(), (length,), 0, images)
+        data = os.pread(self._pictures.fileno(), n_picture_bytes, picture_start)
+        return EncodedRow(ids.tolist(), labels.tolist(), (length,), 0, _pictures(data) if data else ())
 
     def _read(self, start: int, length: int) -> np.ndarray:
         return np.frombuffer(os.pread(self._tokens.fileno(), TOKEN_BYTES * length, TOKEN_BYTES * start), "<i4")
@@ -119,14 +119,21 @@ class StoredRows(Sequence[EncodedRow]):
         return np.asarray(self._table[:, 1])
 
     @property
-    def has_images(self) -> bool:
-        """Whether any row has images."""
+    def has_pictures(self) -> bool:
+        """Whether any row has pictures."""
         return bool(self._table[:, 3].any())
 
     def beginning(self, index: int, n_tokens: int) -> np.ndarray:
         """Up to ``n_tokens`` from the start of a row, int32; trained ones as their complement."""
         start, length = self._table[index, :2].tolist()
         return self._read(start, min(length, n_tokens))
+
+
+def _pictures(data: bytes) -> tuple[Picture, ...]:
+    return tuple(
+        Picture(Path(path), height, width, (grid[0], grid[1], grid[2]), n_tokens)
+        for path, height, width, grid, n_tokens in json.loads(data)
+    )
 
 
 def row_lengths(rows: Sequence[EncodedRow]) -> np.ndarray:
@@ -141,8 +148,8 @@ def row_lengths(rows: Sequence[EncodedRow]) -> np.ndarray:
     return rows.lengths if isinstance(rows, StoredRows) else np.array([len(row.input_ids) for row in rows], np.int64)
 
 
-def have_images(rows: Sequence[EncodedRow]) -> bool:
-    """Whether any row has images.
+def have_pictures(rows: Sequence[EncodedRow]) -> bool:
+    """Whether any row has pictures.
 
     Args:
         rows: in files or in memory.
@@ -150,7 +157,7 @@ def have_images(rows: Sequence[EncodedRow]) -> bool:
     Returns:
         True where one has.
     """
-    return rows.has_images if isinstance(rows, StoredRows) else any(row.image_inputs for row in rows)
+    return rows.has_pictures if isinstance(rows, StoredRows) else any(row.pictures for row in rows)
 
 
 def row_beginning(rows: Sequence[EncodedRow], index: int, n_tokens: int) -> np.ndarray:

@@ -56,7 +56,7 @@ def render_prompts(samples: Sequence[Sample], renderer: Renderer, max_prompt_tok
 
 def refuse_images(rendered: Rendered, sample: Sample) -> None:
     """Raise ``EngineError`` for a prompt with images, which this engine would silently leave out."""
-    if rendered.image_inputs:
+    if rendered.pictures:
         raise EngineError("the embedded engine reads text only, and this row holds an image", where=sample.origin)
 
 

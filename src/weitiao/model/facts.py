@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -70,3 +71,33 @@ def stop_token_ids(network: Any, tokenizer: Any) -> list[int]:
     vocabulary = tokenizer.get_vocab()
     own = [vocabulary[name] for name in ("<|im_end|>", tokenizer.eos_token, "<|endoftext|>") if name in vocabulary]
     return list(dict.fromkeys([*own, *listed]))
+
+
+@dataclass(frozen=True, slots=True)
+class VisionFacts:
+    """How a vision model is put together; module names as transformers has them."""
+
+    language: str = "model.language_model"
+    tower: str = "model.visual"
+    mergers: tuple[str, ...] = ("merger",)
+    """Modules of the tower that bring its outputs to the language model's width."""
+
+
+VISION: dict[str, VisionFacts] = {
+    "qwen2_vl": VisionFacts(),
+    "qwen2_5_vl": VisionFacts(),
+    "qwen3_vl": VisionFacts(mergers=("merger", "deepstack_merger_list")),
+}
+"""Vision models by ``model_type``. Qwen2.5-VL's tower has layers named as the language model's (``gate_proj``); names are anchored."""
+
+
+def vision_facts(network: Any) -> VisionFacts | None:
+    """What is known of a vision model.
+
+    Args:
+        network: a ``transformers`` model.
+
+    Returns:
+        None for a text model.
+    """
+    return VISION.get(network.config.model_type)

@@ -10,7 +10,8 @@ import torch
 
 from weitiao.errors import ModelError
 from weitiao.log import logger
-from weitiao.model.facts import pick_device, pick_dtype, stop_token_ids
+from weitiao.model.facts import VISION, pick_device, pick_dtype, stop_token_ids
+from weitiao.model.vision import load_vision_processor
 from weitiao.model.weights import resolve_weights
 from weitiao.recipe.sections import Model
 from weitiao.seams import LoadedModel
@@ -35,22 +36,23 @@ def load_base(section: Model) -> LoadedModel:
     network, processor = load_network(folder, dtype, device, trust_remote_code=section.trust_remote_code)
     n_millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     logger.info("loaded %s: %.1f M parameters, %s on %s", section.path, n_millions, str(dtype).removeprefix("torch."), device)
-    return LoadedModel(network, processor, folder, section.path, dtype)
+    return LoadedModel(network, processor, folder, section.path, dtype, is_vision=is_vision(folder))
 
 
 def load_processor(section: Model) -> Any:
-    """Load only the tokenizer of the model that a run starts from.
+    """Load only the tokenizer of the model that a run starts from; for a vision model its image processor too.
 
     Args:
         section: the recipe's ``model``.
 
     Returns:
-        The tokenizer.
+        The tokenizer, or a ``VisionProcessor``.
 
     Raises:
         ModelError: the folder cannot be found or has no tokenizer that can be read.
     """
-    return _load_tokenizer(_ordinary_folder(resolve_weights(section.path, section.revision)), trust_remote_code=section.trust_remote_code)
+    folder = _ordinary_folder(resolve_weights(section.path, section.revision))
+    return _load_processor(folder, trust_remote_code=section.trust_remote_code)
 
 
 def load_network(folder: Path, dtype: torch.dtype, device: torch.device, *, trust_remote_code: bool = False) -> tuple[Any, Any]:
@@ -63,20 +65,20 @@ def load_network(folder: Path, dtype: torch.dtype, device: torch.device, *, trus
         trust_remote_code: whether Python code in the folder may run.
 
     Returns:
-        The network in eval mode, and its tokenizer.
+        The network in eval mode, and its tokenizer; for a vision model (a row of ``facts.VISION``) a ``VisionProcessor``.
 
     Raises:
-        ModelError: the folder is not that of a text model that can be read.
+        ModelError: the folder is not that of a model that can be read.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
     from transformers.utils import logging as library_logging
 
     library_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    if "vision_config" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
-        raise ModelError("this is a vision model", where=str(folder), hint="this version trains text models; start from a text checkpoint")
-    tokenizer = _load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    processor = _load_processor(folder, trust_remote_code=trust_remote_code)
+    tokenizer = getattr(processor, "tokenizer", processor)
+    loader = AutoModelForImageTextToText if is_vision(folder) else AutoModelForCausalLM
     try:
-        network = AutoModelForCausalLM.from_pretrained(
+        network = loader.from_pretrained(
             folder, dtype=dtype, attn_implementation="sdpa", trust_remote_code=trust_remote_code, use_safetensors=True
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -84,16 +86,41 @@ def load_network(folder: Path, dtype: torch.dtype, device: torch.device, *, trus
     network.generation_config.eos_token_id = stop_token_ids(network, tokenizer)
     network.generation_config.pad_token_id = tokenizer.pad_token_id
     network = network.to(device)  # type: ignore[arg-type]
-    return network.eval(), tokenizer
+    return network.eval(), processor
 
 
-def _load_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
+def is_vision(folder: Path) -> bool:
+    """Whether a folder holds a vision model.
+
+    Args:
+        folder: an ordinary Hugging Face folder.
+
+    Returns:
+        False for a text model.
+
+    Raises:
+        ModelError: it is a vision model of a family that is not known.
+    """
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if "vision_config" not in config:
+        return False
+    if config.get("model_type") not in VISION:
+        raise ModelError(
+            f"vision models of the family {config.get('model_type')} are not known",
+            where=str(folder),
+            hint=f"start from one of {', '.join(VISION)}",
+        )
+    return True
+
+
+def _load_processor(folder: Path, *, trust_remote_code: bool) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"the tokenizer cannot be loaded: {_first_line(error)}", where=str(folder)) from error
+    return load_vision_processor(folder, tokenizer) if is_vision(folder) else tokenizer
 
 
 def _first_line(error: Exception) -> str:

@@ -10,6 +10,7 @@ from torch import nn
 
 from weitiao.errors import RecipeError
 from weitiao.log import logger
+from weitiao.model.vision import AbsentTower, adapter_targets, check_vision_choice, freeze_vision, release_tower, trained_parts
 from weitiao.recipe.sections import FullTuning, LoraTuning
 from weitiao.seams import LoadedModel
 
@@ -26,12 +27,14 @@ def attach_tuning(base: LoadedModel, section: LoraTuning | FullTuning, seed: int
         The same model, its network wrapped by PEFT for LoRA.
 
     Raises:
-        RecipeError: a target module's name matches no linear layer.
+        RecipeError: a target module's name matches no linear layer, or a text model's vision is to be trained.
     """
     network = base.network
+    check_vision_choice(network, section)
     if isinstance(section, FullTuning):
         network.float()
         network.requires_grad_(True)
+        freeze_vision(network, section.vision)
         tuned = network
     else:
         from peft import LoraConfig, get_peft_model
@@ -42,18 +45,22 @@ def attach_tuning(base: LoadedModel, section: LoraTuning | FullTuning, seed: int
             r=section.r,
             lora_alpha=section.lora_alpha,  # type: ignore[arg-type]  # PEFT computes with any number
             lora_dropout=section.lora_dropout,
-            target_modules=list(section.target_modules),
+            target_modules=adapter_targets(network, section.target_modules, section.vision),
             use_rslora=section.use_rslora,
         )
         torch.manual_seed(seed)
         tuned = get_peft_model(network, config)
+    if base.vision is not None and not base.vision.needs_tower and hasattr(tuned, "peft_config"):
+        release_tower(network)
     n_total, n_trainable = count_parameters(tuned)
     logger.info("training %s of %s parameters (%.4f %%)", f"{n_trainable:,}", f"{n_total:,}", 100 * n_trainable / n_total)
+    for part, count in trained_parts(tuned).items():
+        logger.info("  %s: %s", part, f"{count:,}")
     return replace(base, network=tuned)
 
 
 def count_parameters(network: Any) -> tuple[int, int]:
-    """Parameters in all and trainable ones; tied tensors count once.
+    """Parameters in all and trainable ones; tied tensors count once, a vision tower that has left memory counts.
 
     Args:
         network: any module.
@@ -62,7 +69,8 @@ def count_parameters(network: Any) -> tuple[int, int]:
         Total and trainable counts.
     """
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network.parameters()]
-    return sum(size for size, _ in sizes), sum(size for size, trainable in sizes if trainable)
+    absent = sum(module.n_parameters for module in network.modules() if isinstance(module, AbsentTower))
+    return absent + sum(size for size, _ in sizes), sum(size for size, trainable in sizes if trainable)
 
 
 def _check_targets(network: nn.Module, targets: list[str]) -> None:

@@ -34,6 +34,8 @@ WITHOUT_EFFECT: list[tuple[KeyPath, WithoutEffect, str]] = [
     (("train", "early_stopping_patience"), _has_no_validation_rows, NO_VALIDATION),
     (("evaluate", "select_by"), _has_no_validation_rows, NO_VALIDATION),
     (("evaluate", "n_valid"), _has_no_validation_rows, NO_VALIDATION),
+    (("chat", "images", "min_pixels"), lambda recipe: recipe.chat.images.size is not None, "`chat.images.size` is the size of all images"),
+    (("chat", "images", "max_pixels"), lambda recipe: recipe.chat.images.size is not None, "`chat.images.size` is the size of all images"),
     (("model", "revision"), lambda recipe: recipe.model.path.startswith(("bundled:", "/")), "only hub ids have revisions"),
 ]
 

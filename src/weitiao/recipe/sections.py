@@ -85,6 +85,9 @@ class Data(Section):
     """Delimiter of csv files; found out where it is not given."""
 
 
+TrainedVision = Literal["frozen", "merger", "all"]
+
+
 class LoraTuning(Section):
     """Train small low-rank matrices beside the frozen weights (Hu et al., 2021)."""
 
@@ -101,12 +104,16 @@ class LoraTuning(Section):
     """Names of the linear layers of the language model that get an adapter; a vision tower is never matched by these."""
     use_rslora: bool = False
     """Scale by ``lora_alpha / sqrt(r)`` instead (Kalajdzievski, 2023), for ranks of 64 and more."""
+    vision: TrainedVision = "frozen"
+    """What of a vision model's tower gets adapters too: nothing, the merger (its last layers), or all of it."""
 
 
 class FullTuning(Section):
     """Train every weight of the language model."""
 
     kind: Literal["full"] = "full"
+    vision: TrainedVision = "frozen"
+    """What of a vision model's tower is trained too: nothing, the merger (its last layers), or all of it."""
 
 
 Tuning = Annotated[LoraTuning | FullTuning, Field(discriminator="kind")]
@@ -128,11 +135,32 @@ class Model(Section):
     """Run Python code that comes with the weights. Leave it off unless you read that code."""
 
 
+class Images(Section):
+    """How images become pixels: the same at training, evaluation, prediction and in the server. Proportions are kept but for ``size``."""
+
+    min_pixels: int = Field(3136, ge=784)
+    """Smaller images are enlarged to this many pixels (height times width)."""
+    max_pixels: int = Field(589_824, ge=784, le=100_000_000)
+    """Larger images are made smaller. 784 pixels are a token of Qwen2-VL and Qwen2.5-VL, 1024 of Qwen3-VL."""
+    size: tuple[int, int] | None = None
+    """One size for all, ``[height, width]`` in pixels, whatever their proportions; multiples of 28 (Qwen3-VL: 32)."""
+    background: Literal["white", "black"] = "white"
+    """What lies behind transparent images."""
+
+    @model_validator(mode="after")
+    def pixels_are_a_range(self) -> Self:
+        """Refuse a range that holds nothing."""
+        if self.min_pixels > self.max_pixels:
+            raise ValueError("min_pixels must not be above max_pixels")
+        return self
+
+
 class Chat(Section):
     """How a conversation becomes tokens."""
 
     enable_thinking: bool = False
     """Thinking mode of models that have one (Qwen3). Off: the answer follows an empty think block, at training and answering alike."""
+    images: Images = Images()
 
 
 class Encode(Section):
@@ -146,7 +174,7 @@ class Encode(Section):
     """Join rows to use every token of a batch. Joined rows never see each other: loss and gradients are those of single rows."""
 
 
-FastName = Literal["answer_logits", "shared_prefix", "lora_linear"]
+FastName = Literal["answer_logits", "shared_prefix", "lora_linear", "vision_store"]
 
 
 class Train(Section):
