@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from weitiao import chat, data, evaluate, export, infer, model, report, runs, tasks
+from weitiao import answering, chat, data, evaluate, export, infer, model, pipeline, report, runs, tasks
 from weitiao.errors import CommandError
 from weitiao.predict import PredictSummary, predict_file
 from weitiao.recipe import Recipe
 from weitiao.recipe.sections import Chat
-from weitiao.seams import Artifact, Engine, Record, Sample, Sampling, Scores, Task
+from weitiao.seams import Artifact, Engine, Record, RunSummary, Sample, Sampling, Scores, Task
+
+KEPT_AT_TRAINING = frozenset({"recipe.yaml", "run.json", "data.json", "baseline", "cache", "track.jsonl", "swanlog"})
+"""What a run holds that does not follow from its training."""
 
 
 @dataclass(frozen=True)
@@ -73,20 +76,27 @@ def evaluate_run(path: Path, other: Path | None = None, baseline: bool = False) 
     return evaluate.measure(engine, task, rows, None, recipe.evaluate, title="answering", seed=recipe.run.seed)
 
 
-def predict_run(path: Path, source: Path, output: Path) -> PredictSummary:
+def predict_run(
+    path: Path, source: str | Path, output: Path, *, engine: str = "embedded", min_confidence: float | None = None
+) -> PredictSummary:
     """Answer the rows of a file, going on where an earlier call stopped.
 
     Args:
         path: a run folder.
-        source: rows of the shape that the run was trained on; answers are not needed.
+        source: rows of the shape that the run was trained on, answers are not needed; or a folder of images.
         output: a .jsonl file; rows that it holds already are not answered again.
+        engine: ``NAME`` or ``NAME:ARG``; see ``answering.ENGINES``.
+        min_confidence: rows below it go to a file of their own, in (0, 1].
 
     Returns:
         How many rows were answered, were there already, and were rejected.
     """
     run = runs.read_run(path)
-    engine, task, recipe = _tuned_engine(run)
-    return predict_file(engine, task, recipe, source, output, _candidates(run))
+    task, recipe = answering.task_of(run)
+    calibration = run.path / "tuned" / "calibration.json"
+    temperature = float(run.read("tuned/calibration")["temperature"]) if calibration.exists() else 1.0
+    with answering.open_engine(run, engine) as opened:
+        return predict_file(opened, task, recipe, source, output, _candidates(run), temperature=temperature, min_confidence=min_confidence)
 
 
 def export_run(path: Path) -> tuple[Artifact, ...]:
@@ -102,6 +112,21 @@ def export_run(path: Path) -> tuple[Artifact, ...]:
     recipe = run.recipe()
     task = tasks.make_task(recipe.task, recipe.data.system)
     return export.export_checkpoint(run.path / "best", recipe.export, run.path, data.load_samples(recipe.data, task, recipe.run.seed).test)
+
+
+def train_run(path: Path) -> RunSummary:
+    """Train a run again: its baseline stays, everything that follows from training is made anew.
+
+    Args:
+        path: a run folder.
+
+    Returns:
+        The comparison, the artifacts, and where the report lies.
+    """
+    run = runs.read_run(path)
+    recipe = run.recipe()
+    runs.forget(run, KEPT_AT_TRAINING)
+    return pipeline.run_recipe(recipe, run.path, "resume")
 
 
 def report_run(path: Path) -> Path:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
+from pathlib import Path
+from typing import Protocol
 
 from weitiao.data.convert import Converter
 from weitiao.data.files import DataFile, find_files
@@ -68,7 +70,7 @@ def read_source(source: Source, reading: Reading, tally: Tally, found: list[Reco
     for file in open_source(source):
         rows = file.rows(reading.encoding, reading.delimiter)
         n_before = tally.n_read
-        yield from _read_file(file, rows if left is None else islice(rows, left), reading, tally, found)
+        yield from read_file(file, rows if left is None else islice(rows, left), reading, tally, found)
         if left is not None:
             left -= tally.n_read - n_before
             if left <= 0:
@@ -82,9 +84,17 @@ def open_source(source: Source) -> Sequence[DataFile | HubFile]:
     return find_files(source.path)
 
 
-def _read_file(
-    file: DataFile | HubFile, rows: Iterator[RawRow], reading: Reading, tally: Tally, found: list[Recognised]
-) -> Iterator[Record]:
+class RowFile(Protocol):
+    """A file of rows, or what stands for one."""
+
+    @property
+    def path(self) -> Path:
+        """Where it lies; images are looked for beside it."""
+        ...
+
+
+def read_file(file: RowFile, rows: Iterator[RawRow], reading: Reading, tally: Tally, found: list[Recognised]) -> Iterator[Record]:
+    """Records of one file; see ``read_source``."""
     first = list(islice(rows, N_FIRST))
     if not first:
         raise DataError("there is no row in it", where=str(file.path))

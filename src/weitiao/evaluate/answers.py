@@ -77,7 +77,7 @@ def ask(engine: Engine, task: Task, samples: Sequence[Sample], section: Evaluate
     if task.answer_mode == "likelihood":
         yield from ((i, replace(answer, n_scored_tokens=answer.n_new_tokens)) for i, answer in engine.likelihood(samples))
         return
-    if task.needs_likelihood:
+    if task.needs_likelihood and all(sample.has_answer for sample in samples):
         likelihoods = dict(engine.likelihood(samples))
     if task.answer_mode == "labels":
         answered = engine.score_labels(samples, lambda sample: _choices(task, sample))

@@ -1,0 +1,9 @@
+"""predict: an engine and a file of rows in, a file of answers out, whatever happens in between.
+
+``answer.py`` goes through the rows, ``keys.py`` remembers which are done in 8 bytes each, ``files.py`` holds what is written,
+``confidence.py`` tells sure answers from unsure ones. Knows nothing of models, tokens or how a run was trained.
+"""
+
+from weitiao.predict.answer import PredictSummary, predict_file
+
+__all__ = ["PredictSummary", "predict_file"]

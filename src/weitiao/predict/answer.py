@@ -1,0 +1,238 @@
+"""The door's function: the rows of a file answered window by window, each answer written as it comes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from weitiao import data, evaluate
+from weitiao.errors import CommandError, EngineError, RowError
+from weitiao.log import logger, progress
+from weitiao.predict.confidence import calibrated, require_likelihood, token_confidence
+from weitiao.predict.files import Append, Rejections, alone, answered_ids, appending, unsure_path
+from weitiao.predict.keys import UniqueIds
+from weitiao.recipe import Recipe
+from weitiao.seams import Answer, Engine, Sample, Task
+
+WINDOW = 1024
+"""Rows held at once; the engine sorts them by length."""
+REMEMBERED = 16384
+"""Latest distinct prompts whose answers are kept for equal ones."""
+TOGETHER = 32
+"""Answers whose tokens' probabilities are asked for together."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictSummary:
+    """What became of the rows of a file."""
+
+    n_answered: int
+    """Rows written to ``output`` by this call."""
+    n_unsure: int
+    """Rows written to ``unsure`` by this call."""
+    n_already: int
+    """Rows that an earlier call had answered."""
+    n_rejected: int
+    output: Path
+    unsure: Path | None
+    """Where rows below ``--min-confidence`` lie, where it was given."""
+    rejected: Path | None
+    """``rejected.jsonl`` beside the output, where a row was rejected."""
+
+
+def predict_file(
+    engine: Engine,
+    task: Task,
+    recipe: Recipe,
+    source: str | Path,
+    output: Path,
+    candidates: tuple[str, ...] = (),
+    *,
+    temperature: float = 1.0,
+    min_confidence: float | None = None,
+) -> PredictSummary:
+    """Answer every row of a file, in memory that does not grow with it but for 16 bytes a row.
+
+    Args:
+        engine: answers; equal prompts are asked once, as long as they are at most ``REMEMBERED`` distinct prompts apart.
+        task: makes prompts and reads answers.
+        recipe: how the file's columns are read.
+        source: rows with or without answers: a file, or a folder of images.
+        output: JSONL; appended to. Rows that it holds are not answered again; a half line left by a crash is removed.
+        candidates: labels or entity types for rows that name none.
+        temperature: of label probabilities, from the run's calibration.
+        min_confidence: rows below it go to ``OUTPUT.unsure.jsonl`` instead, in (0, 1]; None: all rows go to ``output``.
+
+    Returns:
+        Counts; answered, unsure, already and rejected rows together are the rows of the file.
+
+    Raises:
+        CommandError: the output is no .jsonl file, holds something else, or another process writes to it.
+        DataError: the source cannot be read, or no row of it can be used.
+        EngineError: the engine cannot answer, or cannot tell how sure it is.
+    """
+    if output.suffix != ".jsonl":
+        raise CommandError("answers are written as .jsonl", where=str(output), hint="name the output answers.jsonl")
+    if min_confidence is not None and task.answer_mode == "generate":
+        require_likelihood(engine)
+    unsure = unsure_path(output)
+    with alone(output), ExitStack() as stack:
+        total = data.count_rows(source, recipe.data, task.kind)
+        done = answered_ids(output, unsure)
+        advance = stack.enter_context(progress("predicting", total))
+        rejections = Rejections(output, stack)
+
+        def reject(origin: str, reason: str) -> None:
+            rejections.add(origin, reason)
+            advance(1)
+
+        sure_file = stack.enter_context(appending(output))
+        unsure_file = stack.enter_context(appending(unsure)) if min_confidence is not None else sure_file
+        asker = _Asker(engine, task, recipe, reject, temperature, with_confidence=min_confidence is not None)
+        counts = {"answered": 0, "unsure": 0, "already": 0}
+        names = UniqueIds()
+        samples = data.stream_file(source, recipe.data, task, reject, candidates=candidates)
+        while window := list(islice(samples, WINDOW)):
+            named = [replace(sample, id=names.of(sample.id)) for sample in window]
+            new = [sample for sample in named if sample.id not in done]
+            counts["already"] += len(named) - len(new)
+            advance(len(named) - len(new))
+            for sample, answer, confidence in asker.answers(new):
+                is_sure = min_confidence is None or (confidence or 0.0) >= min_confidence
+                _write(sure_file if is_sure else unsure_file, sample, answer, confidence, task, with_prompt=not is_sure)
+                counts["answered" if is_sure else "unsure"] += 1
+                advance(1)
+    if asker.n_repeated:
+        logger.info("%d rows had the prompt of another row and were not asked again", asker.n_repeated)
+    return PredictSummary(
+        n_answered=counts["answered"],
+        n_unsure=counts["unsure"],
+        n_already=counts["already"],
+        n_rejected=rejections.n_rows,
+        output=output,
+        unsure=unsure if min_confidence is not None else None,
+        rejected=rejections.path if rejections.n_rows else None,
+    )
+
+
+Answered = tuple[Sample, Answer, float | None]
+"""A row, its answer with calibrated probabilities, and how sure it is where that is known."""
+
+
+class _Asker:
+    """Asks an engine for the answers of a window, each distinct prompt once, and goes on without rows that it refuses."""
+
+    def __init__(
+        self, engine: Engine, task: Task, recipe: Recipe, reject: Callable[[str, str], None], temperature: float, *, with_confidence: bool
+    ) -> None:
+        self.n_repeated = 0
+        self._engine = engine
+        self._task = task
+        self._recipe = recipe
+        self._reject = reject
+        self._temperature = temperature
+        self._with_confidence = with_confidence
+        self._known: OrderedDict[bytes, tuple[Answer, float | None]] = OrderedDict()
+
+    def answers(self, samples: Sequence[Sample]) -> Iterator[Answered]:
+        """Answers as they come, in any order; rows that the engine refuses are rejected."""
+        waiting: OrderedDict[bytes, list[Sample]] = OrderedDict()
+        for sample in samples:
+            key = prompt_key(sample)
+            if key in self._known:
+                self.n_repeated += 1
+                self._known.move_to_end(key)
+                yield sample, *self._known[key]
+            else:
+                waiting.setdefault(key, []).append(sample)
+        first_of = {key: rows[0] for key, rows in waiting.items()}
+        for key, answer, confidence in self._asked(first_of):
+            self._known[key] = (answer, confidence)
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+            rows = waiting.pop(key)
+            self.n_repeated += len(rows) - 1
+            for sample in rows:
+                yield sample, answer, confidence
+        for rows in waiting.values():
+            for sample in rows[1:]:
+                self._reject(sample.origin, "its prompt is that of a rejected row")
+
+    def _asked(self, samples: dict[bytes, Sample]) -> Iterator[tuple[bytes, Answer, float | None]]:
+        """Ask until every row is answered or rejected."""
+        left = dict(samples)
+        while left:
+            keys = list(left)
+            batch = [self._question(left[key]) for key in keys]
+            try:
+                for index, answer, confidence in self._with_confidences(batch):
+                    yield keys[index], answer, confidence
+                    del left[keys[index]]
+            except (RowError, EngineError) as error:
+                culprit = next((key for key in left if left[key].origin == error.where), None)
+                if culprit is None:
+                    raise
+                self._reject(left.pop(culprit).origin, error.what)
+            else:
+                if left:
+                    raise EngineError(f"the engine left {len(left)} rows without an answer", where=next(iter(left.values())).origin)
+
+    def _question(self, sample: Sample) -> Sample:
+        """The row without its answer, which must not be scored; a document is scored as it stands."""
+        return sample if self._task.answer_mode == "likelihood" else replace(sample, messages=sample.prompt)
+
+    def _with_confidences(self, samples: Sequence[Sample]) -> Iterator[tuple[int, Answer, float | None]]:
+        answers = evaluate.ask(self._engine, self._task, samples, self._recipe.evaluate, self._recipe.run.seed)
+        if self._with_confidence and self._task.answer_mode == "generate":
+            while group := list(islice(answers, TOGETHER)):
+                rows = [samples[i] for i, _ in group]
+                confidences = token_confidence(self._engine, rows, [answer for _, answer in group])
+                yield from ((i, answer, sure) for (i, answer), sure in zip(group, confidences, strict=True))
+            return
+        for i, answer in answers:
+            if answer.label_probabilities is None:
+                yield i, answer, None
+            else:
+                probabilities = calibrated(answer.label_probabilities, self._temperature)
+                yield i, replace(answer, label_probabilities=probabilities), max(probabilities.values())
+
+
+def prompt_key(sample: Sample) -> bytes:
+    """What an answer depends on, in 16 bytes; for a document, its text."""
+    messages = sample.prompt or sample.messages
+    turns = [[message.role, [[part.text, str(part.image or "")] for part in message.parts]] for message in messages]
+    text = json.dumps([turns, list(sample.candidates)], ensure_ascii=False)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _write(append: Append, sample: Sample, answer: Answer, confidence: float | None, task: Task, *, with_prompt: bool) -> None:
+    prediction = task.parse(answer, sample)
+    row: dict[str, Any] = {
+        "id": sample.id,
+        "origin": sample.origin,
+        "answer": answer.text,
+        "prediction": prediction.value,
+        "is_valid": prediction.is_valid,
+        "ended_by": answer.ended_by,
+    }
+    if answer.label_probabilities is not None:
+        row["probabilities"] = dict(answer.label_probabilities)
+    if confidence is not None:
+        row["confidence"] = confidence
+    if answer.nll is not None:
+        row |= {"nll": answer.nll, "n_scored_tokens": answer.n_scored_tokens}
+    if prediction.flags:
+        row["flags"] = list(prediction.flags)
+    if with_prompt:
+        users = [message for message in sample.prompt if message.role == "user"]
+        row["prompt"] = users[-1].text if users else ""
+        row["images"] = [str(part.image) for message in sample.prompt for part in message.parts if part.image is not None]
+        row["candidates"] = list(sample.candidates)
+    append({name: value for name, value in row.items() if not (name in ("images", "candidates") and not value)})

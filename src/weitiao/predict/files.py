@@ -1,0 +1,146 @@
+"""What a prediction writes: answers, unsure rows and rejected rows, each a JSONL file that is only ever appended to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from weitiao.cache import cache_folder
+from weitiao.errors import CommandError
+from weitiao.predict.keys import Keys, hexadecimal
+
+Append = Callable[[Mapping[str, Any]], None]
+"""Writes a row; it is with the system when this returns, so that a killed process loses nothing of it."""
+
+
+def unsure_path(output: Path) -> Path:
+    """``answers.unsure.jsonl`` beside ``answers.jsonl``."""
+    return output.with_name(f"{output.stem}.unsure.jsonl")
+
+
+def rejected_path(output: Path) -> Path:
+    """``rejected.jsonl`` beside the answers."""
+    return output.with_name("rejected.jsonl")
+
+
+def answered_ids(*files: Path) -> Keys:
+    """Ids of the rows that files hold; what follows a file's last whole line, left by a crash, is cut off.
+
+    Args:
+        files: JSONL files; those that are not there hold nothing.
+
+    Returns:
+        The ids.
+
+    Raises:
+        CommandError: a file holds something else than answers.
+    """
+    done = Keys()
+    for path in files:
+        for row in _whole_rows(path, hint="name a new file with -o"):
+            try:
+                done.add(row["id"])
+            except (KeyError, TypeError, AttributeError) as error:
+                raise CommandError("a row without an id stands in it", where=str(path), hint="name a new file with -o") from error
+    return done
+
+
+@contextmanager
+def alone(output: Path) -> Iterator[None]:
+    """Refuse to write where another process writes.
+
+    Args:
+        output: the file of answers.
+
+    Yields:
+        Nothing; the lock goes with the process, however it ends.
+
+    Raises:
+        CommandError: another process predicts into the same file.
+    """
+    lock = FileLock(cache_folder("locks") / f"{hexadecimal(str(output.absolute()))}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise CommandError("another process writes answers to it", where=str(output), hint="wait for it, or name another -o") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class Rejections:
+    """``rejected.jsonl``: rows of this and of earlier calls, each once."""
+
+    def __init__(self, output: Path, stack: ExitStack) -> None:
+        """Read what is there.
+
+        Args:
+            output: the file of answers.
+            stack: closes the file.
+        """
+        self.path = rejected_path(output)
+        self.n_rows = 0
+        self._output = output.name
+        self._stack = stack
+        self._append: Append | None = None
+        self._known = Keys()
+        for row in _whole_rows(self.path, hint="move it away: rejected rows are listed there"):
+            self._known.add(_identity(row))
+
+    def add(self, origin: str, reason: str) -> None:
+        """List a row, unless an earlier call listed it for the same reason."""
+        self.n_rows += 1
+        row = {"output": self._output, "origin": origin, "reason": reason}
+        if self._known.add(_identity(row)):
+            if self._append is None:
+                self._append = self._stack.enter_context(appending(self.path))
+            self._append(row)
+
+
+@contextmanager
+def appending(path: Path) -> Iterator[Append]:
+    """Open a JSONL file to append to it.
+
+    Args:
+        path: made where it is not there, its folder too.
+
+    Yields:
+        A function that writes a row.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab", buffering=0) as file:
+
+        def append(row: Mapping[str, Any]) -> None:
+            line = json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+            while line:
+                line = line[file.write(line) :]
+
+        yield append
+
+
+def _whole_rows(path: Path, *, hint: str) -> Iterator[Mapping[str, Any]]:
+    if not path.exists():
+        return
+    whole = 0
+    with path.open("rb+") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise CommandError("this is not a row that `predict` wrote", where=f"{path}:{number}", hint=hint) from error
+            yield row if isinstance(row, dict) else {}
+            whole += len(line)
+        if whole < path.stat().st_size:
+            file.truncate(whole)
+
+
+def _identity(row: Mapping[str, Any]) -> str:
+    return "\0".join(str(row.get(name, "")) for name in ("output", "origin", "reason"))
