@@ -235,6 +235,11 @@ class EncodedSet:
 class Steps(Protocol):
     """The optimizer steps of an epoch, each a list of (packed) rows that are computed one after another."""
 
+    @property
+    def micro_batch_tokens(self) -> int:
+        """Most tokens of one of these rows."""
+        ...
+
     def __len__(self) -> int:
         """Steps per epoch, the same in each."""
         ...
@@ -249,6 +254,9 @@ class Steps(Protocol):
 
 class Vision(Protocol):
     """How the language model of a vision model is given pictures; one object for training and answering."""
+
+    placeholder_id: int
+    """Token that stands for an image's tokens in ``input_ids``."""
 
     @property
     def needs_tower(self) -> bool:

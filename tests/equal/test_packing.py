@@ -14,9 +14,13 @@ from weitiao.model.load import load_network
 from weitiao.model.tuning import attach_tuning
 from weitiao.recipe.sections import FullTuning, LoraTuning
 from weitiao.seams import IGNORED, EncodedRow, LoadedModel
-from weitiao.train.fast import _LoraLinear, chunked_head_loss, fast_layers
+from weitiao.train.blocks import _NormMlp, _NormProject
+from weitiao.train.fast import fast_layers, has_answers_only_layer
+from weitiao.train.head import chunked_head_loss
+from weitiao.train.linear import _Linear
 from weitiao.train.segments import micro_batch, segmented
 
+ON_CPU = ["answer_logits", "shared_prefix", "last_layer", "lora_linear", "fused_attention", "fused_mlp"]
 PREFIX = [5, 9, 17, 33, 65, 129, 257, 300, 11, 23]
 TOLERANCE = 2e-5
 """Largest difference of a gradient relative to the largest gradient of its tensor, float32."""
@@ -67,19 +71,20 @@ def plain(network: Any, batch: list[EncodedRow]) -> tuple[float, dict[str, torch
 
 
 def packed(
-    network: Any, batch: list[EncodedRow], names: frozenset[str], dtype: torch.dtype = torch.float32
+    network: Any, batch: list[EncodedRow], names: frozenset[str], dtype: torch.dtype = torch.float32, *, recompute: bool = False
 ) -> tuple[float, dict[str, torch.Tensor]]:
     causal = network.get_base_model() if hasattr(network, "peft_config") else network
     total = 0.0
-    with segmented(network), fast_layers(network, names):
+    with segmented(network), fast_layers(network, names, recompute=recompute):
         for row in batch:
-            laid = micro_batch(row, torch.device("cpu"), dtype)
+            laid = micro_batch(row, torch.device("cpu"), dtype, answers_only=has_answers_only_layer(causal))
+            wanted = slice(None) if "last_layer" in names else laid.sources
             inputs = {"input_ids": laid.input_ids, "position_ids": laid.position_ids, "segments": laid.segments, "use_cache": False}
             if "answer_logits" in names:
-                hidden = causal.get_decoder()(**inputs).last_hidden_state[0, laid.sources]
+                hidden = causal.get_decoder()(**inputs).last_hidden_state[0, wanted]
                 loss = chunked_head_loss(hidden, causal.get_output_embeddings().weight, laid.targets)
             else:
-                loss = cross_entropy(network(**inputs).logits[0, laid.sources], laid.targets, reduction="sum")
+                loss = cross_entropy(network(**inputs).logits[0, wanted], laid.targets, reduction="sum")
             loss.backward()
             total += loss.item()
     return total, gradients(network)
@@ -95,14 +100,16 @@ def assert_equal(got: tuple[float, dict[str, torch.Tensor]], wanted: tuple[float
 
 
 @pytest.mark.parametrize(
-    "names", [[], ["answer_logits"], ["lora_linear"], ["answer_logits", "lora_linear"]], ids=lambda names: "+".join(names) or "none"
+    "names",
+    [[], ["answer_logits"], ["lora_linear"], ["fused_attention"], ["fused_mlp"], ["last_layer"], ["last_layer", "answer_logits"], ON_CPU],
+    ids=lambda names: "+".join(names) or "none",
 )
 def test_packed_rows_equal_single_rows(network: Any, names: list[str]) -> None:
     batch = rows()
     assert_equal(packed(network, pack(batch, 64), frozenset(names)), plain(network, batch))
 
 
-@pytest.mark.parametrize("names", [[], ["answer_logits", "lora_linear"]], ids=lambda names: "+".join(names) or "none")
+@pytest.mark.parametrize("names", [[], ON_CPU], ids=["none", "all"])
 def test_shared_prefix_equals_single_rows(network: Any, names: list[str]) -> None:
     batch = rows()
     joined = pack(batch, 64, common_prefix(batch))
@@ -112,11 +119,18 @@ def test_shared_prefix_equals_single_rows(network: Any, names: list[str]) -> Non
 
 def test_documents_are_packed_without_predicting_the_next_document(network: Any) -> None:
     batch = [EncodedRow(row.input_ids, list(row.input_ids), row.segment_lengths) for row in rows(3, prefix=[])]
-    assert_equal(packed(network, pack(batch, 64), frozenset({"answer_logits"})), plain(network, batch))
+    assert_equal(packed(network, pack(batch, 64), frozenset(ON_CPU)), plain(network, batch))
+
+
+@pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
+def test_the_mlp_in_chunks_is_the_mlp(network: Any, monkeypatch: pytest.MonkeyPatch, recompute: bool) -> None:
+    monkeypatch.setattr("weitiao.train.blocks.CHUNK_TOKENS", 13)
+    batch = rows()
+    assert_equal(packed(network, pack(batch, 64), frozenset({"fused_mlp"}), recompute=recompute), plain(network, batch))
 
 
 def test_the_head_is_chunked_when_logits_are_many(network: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weitiao.train.fast.HEAD_CHUNK_ELEMENTS", 5000)
+    monkeypatch.setattr("weitiao.train.head.HEAD_CHUNK_ELEMENTS", 5000)
     batch = rows()
     assert_equal(packed(network, pack(batch, 64), frozenset({"answer_logits"})), plain(network, batch))
 
@@ -160,15 +174,44 @@ def test_lora_linear_gradients_follow_its_forward(p: float) -> None:
 
     def forward(*inputs: torch.Tensor) -> torch.Tensor:
         torch.manual_seed(1)
-        return _LoraLinear.apply(*inputs, 4.0, p)
+        return _Linear.apply(inputs[0], 4.0, p, *inputs[1:])
 
     assert torch.autograd.gradcheck(forward, tuple(tensors.values()))
+
+
+def doubles(*shapes: tuple[int, ...]) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, dtype=torch.float64, generator=generator, requires_grad=True) for shape in shapes]
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3], ids=["no dropout", "dropout"])
+def test_norm_and_projections_follow_their_forward(p: float) -> None:
+    shapes = [(2, 3, 6), (6,), (5, 6), (5,), (2, 6), (5, 2), (4, 6), (4,), (3, 6), (4, 3)]
+
+    def forward(x: torch.Tensor, norm: torch.Tensor, *tensors: torch.Tensor) -> Any:
+        torch.manual_seed(1)
+        return _NormProject.apply(x, norm, 1e-6, torch.float64, ((4.0, p), (2.0, p)), *tensors)
+
+    assert torch.autograd.gradcheck(forward, tuple(doubles(*shapes)))
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3], ids=["no dropout", "dropout"])
+@pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
+def test_norm_and_mlp_follow_their_forward(p: float, recompute: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weitiao.train.blocks.CHUNK_TOKENS", 4)
+    shapes = [(2, 3, 6), (6,), (5, 6), (5,), (2, 6), (5, 2), (5, 6), (5,), (2, 6), (5, 2), (6, 5), (6,), (2, 5), (6, 2)]
+
+    def forward(x: torch.Tensor, norm: torch.Tensor, *tensors: torch.Tensor) -> Any:
+        torch.manual_seed(1)
+        return _NormMlp.apply(x, norm, 1e-6, torch.float64, recompute, ((4.0, p), (2.0, p), (3.0, p)), *tensors)
+
+    assert torch.autograd.gradcheck(forward, tuple(doubles(*shapes)))
 
 
 def test_dropout_zeroes_and_rescales_what_the_adapter_sees() -> None:
     torch.manual_seed(0)
     ones, eye = torch.ones(20_000, 1), torch.ones(1, 1)
-    out = _LoraLinear.apply(ones, torch.zeros(1, 1), None, eye, eye, 1.0, 0.25)
+    out = _Linear.apply(ones, 1.0, 0.25, torch.zeros(1, 1), None, eye, eye)
     assert out.unique().tolist() == pytest.approx([0.0, 4 / 3])
     assert out.mean().item() == pytest.approx(1.0, abs=0.02)
 
@@ -202,7 +245,7 @@ def test_sixteen_bit_arithmetic_with_float32_masters_is_close_to_float32(folder:
                 torch.nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(len(name)))
         with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
             batch = rows()
-            found.append(packed(network, pack(batch, 64, common_prefix(batch)), frozenset({"answer_logits", "lora_linear"}), dtype))
+            found.append(packed(network, pack(batch, 64, common_prefix(batch)), frozenset(ON_CPU), dtype))
         assert {parameter.dtype for parameter in network.parameters() if parameter.requires_grad} == {torch.float32}
     (loss, wanted), (loss_16, got) = found
     assert loss_16 == pytest.approx(loss, rel=0.02)

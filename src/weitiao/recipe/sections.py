@@ -174,7 +174,9 @@ class Encode(Section):
     """Join rows to use every token of a batch. Joined rows never see each other: loss and gradients are those of single rows."""
 
 
-FastName = Literal["answer_logits", "shared_prefix", "lora_linear", "vision_store"]
+FastName = Literal[
+    "answer_logits", "shared_prefix", "last_layer", "lora_linear", "fused_attention", "fused_mlp", "liger", "vision_store"
+]
 
 
 class Train(Section):

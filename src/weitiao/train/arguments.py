@@ -14,23 +14,34 @@ if TYPE_CHECKING:
 
 
 def training_arguments(
-    section: Train, folder: Path, n_steps_per_epoch: int, device: torch.device, dtype: torch.dtype, seed: int
+    section: Train,
+    names: frozenset[str],
+    folder: Path,
+    n_steps_per_epoch: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    seed: int,
+    *,
+    recompute: bool,
 ) -> TrainingArguments:
     """Translate the recipe for transformers.
 
     Args:
         section: the recipe's ``train``.
+        names: fast paths in use.
         folder: for checkpoints.
         n_steps_per_epoch: optimizer steps.
         device: where training happens.
         dtype: of the arithmetic; trained weights stay in float32.
         seed: of everything random.
+        recompute: whether activations are computed again in the backward pass; the fused MLP does so by itself.
 
     Returns:
         Arguments under which one batch of the loader is one optimizer step.
     """
     from transformers import TrainingArguments
 
+    by_library = recompute and "fused_mlp" not in names
     n_steps = section.max_steps or max(1, round(n_steps_per_epoch * section.num_train_epochs))
     return TrainingArguments(
         output_dir=str(folder),
@@ -44,8 +55,9 @@ def training_arguments(
         max_grad_norm=section.max_grad_norm,
         per_device_train_batch_size=1,
         gradient_accumulation_steps=1,
-        activation_checkpointing=section.gradient_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False} if section.gradient_checkpointing else None,
+        activation_checkpointing=by_library,
+        activation_checkpointing_kwargs={"use_reentrant": False} if by_library else None,
+        use_liger_kernel="liger" in names,
         bf16=dtype == torch.bfloat16,
         fp16=dtype == torch.float16,
         use_cpu=device.type == "cpu",

@@ -26,8 +26,10 @@ from weitiao.log import Advance, logger, progress
 from weitiao.recipe.sections import Train
 from weitiao.seams import IGNORED, EncodedRow, LoadedModel, Steps, TrainResult
 from weitiao.train.arguments import training_arguments
-from weitiao.train.fast import chunked_head_loss, fast_layers, fast_paths
+from weitiao.train.fast import fast_layers, fast_paths, has_answers_only_layer
+from weitiao.train.head import chunked_head_loss
 from weitiao.train.interrupt import StopFlag, stop_on_signals
+from weitiao.train.memory import must_recompute
 from weitiao.train.segments import micro_batch, segmented
 
 
@@ -71,13 +73,15 @@ def run_training(
         KeyboardInterrupt: the user asked to stop; a checkpoint is left.
     """
     device = model.network.device
-    arguments = training_arguments(section, folder, len(steps), device, model.dtype, seed)
+    names = fast_paths(section, device.type)
+    recompute = section.gradient_checkpointing or must_recompute(model.network, steps.micro_batch_tokens)
+    arguments = training_arguments(section, names, folder, len(steps), device, model.dtype, seed, recompute=recompute)
     newest = newest_checkpoint(folder) if resume else None
     with ExitStack() as stack:
         flag = stack.enter_context(stop_on_signals())
         advance = stack.enter_context(progress("training", arguments.max_steps, "steps"))
-        stack.enter_context(fast_layers(model.network, fast_paths(section)))
-        trainer = _SegmentTrainer(model.network, arguments, steps, hooks, section, best, _Reporter(hooks.log, flag, advance))
+        stack.enter_context(fast_layers(model.network, names, recompute=recompute))
+        trainer = _SegmentTrainer(model.network, arguments, steps, hooks, section, names, best, _Reporter(hooks.log, flag, advance))
         started = time.monotonic()
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
         seconds = time.monotonic() - started
@@ -146,13 +150,21 @@ class _SegmentTrainer(Trainer):
     """A Trainer whose batch is a step's packed rows, computed one after another."""
 
     def __init__(
-        self, network: Any, arguments: Any, steps: Steps, hooks: TrainHooks, section: Train, best: Path, reporter: TrainerCallback
+        self,
+        network: Any,
+        arguments: Any,
+        steps: Steps,
+        hooks: TrainHooks,
+        section: Train,
+        names: frozenset[str],
+        best: Path,
+        reporter: TrainerCallback,
     ) -> None:
         self.step_data = _StepData(steps)
         super().__init__(network, arguments, train_dataset=self.step_data, eval_dataset=[], callbacks=[reporter])
         self.remove_callback(PrinterCallback)
         self.hooks, self.section, self.best, self.folder = hooks, section, best, Path(arguments.output_dir)
-        self.answer_logits = "answer_logits" in fast_paths(section)
+        self.names = names
         self.n_tokens = self.n_supervised = 0
         self.compute_seconds = 0.0
         self.step_tokens = self.step_supervised = 0
@@ -187,13 +199,14 @@ class _SegmentTrainer(Trainer):
     def _summed_loss(self, model: Any, row: EncodedRow) -> torch.Tensor:
         inner = self.accelerator.unwrap_model(model)
         dtype = torch.get_autocast_dtype(self.args.device.type) if torch.is_autocast_enabled(self.args.device.type) else inner.dtype
-        batch = micro_batch(row, self.args.device, dtype)
-        inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "segments": batch.segments, "use_cache": False}
         causal = inner.get_base_model() if hasattr(inner, "peft_config") else inner
-        if self.answer_logits and self.accelerator.num_processes == 1:
-            hidden = causal.get_decoder()(**inputs).last_hidden_state[0, batch.sources]
+        batch = micro_batch(row, self.args.device, dtype, answers_only=has_answers_only_layer(causal))
+        inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "segments": batch.segments, "use_cache": False}
+        wanted = slice(None) if batch.segments.sources is not None else batch.sources
+        if "answer_logits" in self.names and self.accelerator.num_processes == 1:
+            hidden = causal.get_decoder()(**inputs).last_hidden_state[0, wanted]
             return chunked_head_loss(hidden, causal.get_output_embeddings().weight, batch.targets)
-        logits = model(**inputs).logits[0, batch.sources]
+        logits = model(**inputs).logits[0, wanted]
         return torch.nn.functional.cross_entropy(logits.float(), batch.targets, reduction="sum")
 
     def floating_point_ops(self, inputs: Any) -> int:  # noqa: ARG002

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -28,6 +29,8 @@ class Segments:
     lengths: tuple[int, ...]
     masks: tuple[torch.Tensor | None, ...]
     """Per segment after a prefix: additive mask of shape (length, prefix_length + length). None: plain causal attention."""
+    sources: torch.Tensor | None = None
+    """(N,): the only places whose last hidden states are wanted; None: all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +48,14 @@ class MicroBatch:
     """(N,): those next tokens."""
 
 
-def micro_batch(row: EncodedRow, device: torch.device, dtype: torch.dtype) -> MicroBatch:
+def micro_batch(row: EncodedRow, device: torch.device, dtype: torch.dtype, *, answers_only: bool = False) -> MicroBatch:
     """Lay out a row for the network.
 
     Args:
         row: single or packed.
         device: where the tensors go.
         dtype: of the attention masks: that of queries and keys.
+        answers_only: whether the last layer's outputs are wanted at ``sources`` only.
 
     Returns:
         Tensors of T tokens; a segment's first token is no target unless a prefix stands before it.
@@ -68,11 +72,12 @@ def micro_batch(row: EncodedRow, device: torch.device, dtype: torch.dtype) -> Mi
                 sources.append(place - 1)
                 targets.append(row.labels[place])
     masks = tuple(_mask(prefix, length, device, dtype) if prefix else None for length in lengths)
+    places = torch.tensor(sources, device=device)
     return MicroBatch(
         torch.tensor([row.input_ids], device=device),
         torch.tensor([positions], device=device),
-        Segments(prefix, lengths, masks),
-        torch.tensor(sources, device=device),
+        Segments(prefix, lengths, masks, places if answers_only else None),
+        places,
         torch.tensor(targets, device=device),
     )
 
@@ -106,21 +111,21 @@ def segment_attention(
     assert segments is not None, "training passes segments"
     assert attention_mask is None, "segments replace the mask"
     groups = query.shape[1] // key.shape[1]
-    if groups > 1:
+    in_place = query.device.type == "cpu"  # Elsewhere the fast kernels do not group heads under a mask.
+    if groups > 1 and not in_place:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    attend = partial(scaled_dot_product_attention, scale=scaling, dropout_p=dropout, enable_gqa=groups > 1 and in_place)
     sizes = [segments.prefix_length, *segments.lengths] if segments.prefix_length else list(segments.lengths)
     parts = list(zip(*(torch.split(whole, sizes, 2) for whole in (query, key, value)), strict=True))
     outputs = []
     prefix_key = prefix_value = None
     if segments.prefix_length:
         prefix_query, prefix_key, prefix_value = parts.pop(0)
-        outputs.append(
-            scaled_dot_product_attention(prefix_query, prefix_key, prefix_value, is_causal=True, scale=scaling, dropout_p=dropout)
-        )
+        outputs.append(attend(prefix_query, prefix_key, prefix_value, is_causal=True))
     for (q, k, v), mask in zip(parts, segments.masks, strict=True):
         if prefix_key is not None and prefix_value is not None:
             k, v = torch.cat([prefix_key, k], 2), torch.cat([prefix_value, v], 2)  # noqa: PLW2901
-        outputs.append(scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, dropout_p=dropout))
+        outputs.append(attend(q, k, v, attn_mask=mask, is_causal=mask is None))
     return torch.cat(outputs, 2).transpose(1, 2), None
 
 

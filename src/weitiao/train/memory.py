@@ -1,0 +1,66 @@
+"""What a micro-batch keeps for its backward pass, and whether that fits into the memory that is free."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psutil
+import torch
+
+from weitiao.log import logger
+
+SHARE_OF_FREE = 0.8
+"""Part of the free memory that training may plan with: the rest is for what cannot be counted beforehand."""
+WORKSPACE_BYTES = 600_000_000
+"""The head's logits and one layer's gradients."""
+
+
+def must_recompute(network: Any, n_tokens: int) -> bool:
+    """Whether a micro-batch's activations would not fit beside gradients and optimizer state.
+
+    Args:
+        network: the tuned network, already on its device.
+        n_tokens: of the largest micro-batch.
+
+    Returns:
+        True where the MLP's inner activations, about two thirds of all, have to be computed again in the backward pass.
+    """
+    trained = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters() if parameter.requires_grad)
+    needed = 3 * trained + n_tokens * kept_bytes_per_token(network) + WORKSPACE_BYTES
+    free = free_bytes(network.device)
+    if needed <= SHARE_OF_FREE * free:
+        return False
+    logger.info(
+        "training would take %.1f GB of %.1f GB free: activations are computed again in the backward pass", needed / 1e9, free / 1e9
+    )
+    return True
+
+
+def kept_bytes_per_token(network: Any) -> int:
+    """What the fused functions keep of a token in all layers when nothing is recomputed.
+
+    Args:
+        network: the tuned network.
+
+    Returns:
+        Bytes.
+    """
+    config = network.config
+    heads, groups = config.num_attention_heads, config.num_key_value_heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    attention = 2 * config.hidden_size + head_size * (2 * heads + 2 * groups)
+    return int(config.num_hidden_layers * (attention + 2 * config.intermediate_size) * torch.finfo(network.dtype).bits // 8)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that nothing uses yet.
+
+    Args:
+        device: CUDA counts the card's memory, all else the machine's.
+
+    Returns:
+        Bytes.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
