@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.tiny import build_tiny, build_tokenizer
+from tests.tiny import build_tiny, build_tiny_vision, build_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +18,18 @@ def tiny_qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny random Qwen3 model (thinking mode in its template)."""
     return build_tiny("qwen3", tmp_path_factory.mktemp("models") / "tiny-qwen3")
+
+
+@pytest.fixture(scope="session", params=["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def tiny_vision(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of tiny random vision models, one of each family in turn."""
+    return build_tiny_vision(request.param, tmp_path_factory.mktemp("models") / request.param)
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen2_vl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny random Qwen2-VL model."""
+    return build_tiny_vision("qwen2_vl", tmp_path_factory.mktemp("models") / "tiny-qwen2-vl")
 
 
 @pytest.fixture(scope="session")

@@ -8,5 +8,6 @@ Knows nothing of tasks, batches, labels or models.
 from weitiao.chat.images import count_image_tokens
 from weitiao.chat.render import make_renderer
 from weitiao.chat.template import chat_template
+from weitiao.chat.vision import TowerVision, as_encoder_outputs, make_vision
 
-__all__ = ["chat_template", "count_image_tokens", "make_renderer"]
+__all__ = ["TowerVision", "as_encoder_outputs", "chat_template", "count_image_tokens", "make_renderer", "make_vision"]

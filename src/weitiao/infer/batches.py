@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from weitiao.errors import EngineError, RowError
-from weitiao.seams import Rendered, Renderer, Sample
+from weitiao.seams import Picture, Renderer, Sample
 
 MIN_PREFIX = 8
 """Fewest tokens of a common beginning that are worth a pass of their own."""
@@ -26,6 +26,7 @@ class Prompt:
     index: int
     sample: Sample
     token_ids: list[int]
+    pictures: tuple[Picture, ...] = ()
 
 
 def render_prompts(samples: Sequence[Sample], renderer: Renderer, max_prompt_tokens: int | None) -> list[Prompt]:
@@ -40,8 +41,7 @@ def render_prompts(samples: Sequence[Sample], renderer: Renderer, max_prompt_tok
         One prompt per sample, in the order given.
 
     Raises:
-        RowError: a prompt cannot be shortened enough; named by its origin.
-        EngineError: a prompt holds images.
+        RowError: a prompt cannot be shortened enough, an image cannot be read, or the model reads no images; named by its origin.
     """
     prompts = []
     for i, sample in enumerate(samples):
@@ -49,15 +49,8 @@ def render_prompts(samples: Sequence[Sample], renderer: Renderer, max_prompt_tok
             rendered = renderer.prompt(sample.prompt, max_prompt_tokens)
         except RowError as error:
             raise RowError(error.what, where=sample.origin, hint=error.hint) from error
-        refuse_images(rendered, sample)
-        prompts.append(Prompt(i, sample, rendered.input_ids))
+        prompts.append(Prompt(i, sample, rendered.input_ids, rendered.pictures))
     return prompts
-
-
-def refuse_images(rendered: Rendered, sample: Sample) -> None:
-    """Raise ``EngineError`` for a prompt with images, which this engine would silently leave out."""
-    if rendered.pictures:
-        raise EngineError("the embedded engine reads text only, and this row holds an image", where=sample.origin)
 
 
 def check_lengths(prompts: Sequence[Prompt], n_new_tokens: int, config: PreTrainedConfig) -> None:

@@ -17,6 +17,7 @@ from weitiao.infer.batches import Prompt
 from weitiao.infer.cache import RoomyCache
 from weitiao.infer.constrain import Matcher
 from weitiao.infer.network import Network, Reading, keep_rows, next_logits, read_batch, read_next
+from weitiao.infer.vision import Seen
 from weitiao.seams import Answer, EndedBy, Renderer, Sampling
 
 
@@ -36,6 +37,7 @@ def decode_batch(
     renderer: Renderer,
     prompts: Sequence[Prompt],
     prefix: RoomyCache | None,
+    seen: Seen | None,
     *,
     sampling: Sampling,
     matchers: Sequence[Matcher | None],
@@ -47,6 +49,7 @@ def decode_batch(
         renderer: gives the stop tokens and the text of an answer.
         prompts: the batch.
         prefix: keys and values of what all prompts begin with, or None.
+        seen: the batch's pictures, or None.
         sampling: how tokens are chosen, and how many at most.
         matchers: per prompt, what its answer may be; each is used up.
 
@@ -57,7 +60,7 @@ def decode_batch(
         EngineError: a constraint cannot be followed.
     """
     n_prefix = prefix.get_seq_length() if prefix else 0
-    reading = read_batch(network, [prompt.token_ids[n_prefix:] for prompt in prompts], prefix, renderer.pad_token_id)
+    reading = read_batch(network, [prompt.token_ids[n_prefix:] for prompt in prompts], prefix, renderer.pad_token_id, seen)
     rows = [_Row(p, m, _generator(sampling, p.sample.id)) for p, m in zip(prompts, matchers, strict=True)]
     stop_ids = frozenset(renderer.stop_token_ids)
     while True:

@@ -6,22 +6,24 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
+from weitiao.chat import make_vision
 from weitiao.errors import RowError
-from weitiao.infer.batches import Prompt, cache_tokens_that_fit, check_lengths, plan_batches, refuse_images, render_prompts, shared_prefix
+from weitiao.infer.batches import Prompt, cache_tokens_that_fit, check_lengths, plan_batches, render_prompts, shared_prefix
 from weitiao.infer.cache import RoomyCache
-from weitiao.infer.constrain import Grammars
+from weitiao.infer.constrain import Grammars, Matcher
 from weitiao.infer.decode import decode_batch
 from weitiao.infer.labels import LabelTokens, distinct_candidates, score_batch
 from weitiao.infer.likelihood import likelihood_batch
 from weitiao.infer.network import Network, answering, plain_network, read_prefix
-from weitiao.seams import Answer, Constraint, Engine, LoadedModel, Renderer, Sample, Sampling
+from weitiao.infer.vision import before_pictures, see_batch
+from weitiao.seams import Answer, Constraint, Engine, LoadedModel, Renderer, Sample, Sampling, Vision
 
 
 def make_engine(model: LoadedModel, renderer: Renderer, batch_size: int = 16, max_prompt_tokens: int | None = None) -> Engine:
     """Make an engine that answers with a loaded model in this process.
 
     Args:
-        model: a text model, tuned or not. Its network is used as it is then and there: weights that change later change the answers.
+        model: a text or vision model, tuned or not. Its network is used as it is then: weights that change later change the answers.
         renderer: the run's renderer; the only one who turns text into tokens.
         batch_size: most rows that are answered at once, >= 1; fewer where memory is short.
         max_prompt_tokens: longest prompt; the user's own text is shortened to fit. None: no limit but the model's positions.
@@ -35,7 +37,8 @@ def make_engine(model: LoadedModel, renderer: Renderer, batch_size: int = 16, ma
     network = plain_network(model.network)
     tokenizer = getattr(model.processor, "tokenizer", model.processor)
     grammars = Grammars(tokenizer, network.get_output_embeddings().weight.shape[0], renderer.stop_token_ids)
-    return EmbeddedEngine(network, model.dtype, renderer, grammars, batch_size=batch_size, max_prompt_tokens=max_prompt_tokens)
+    vision = model.vision or make_vision(network, renderer)
+    return EmbeddedEngine(network, model.dtype, renderer, grammars, vision, batch_size=batch_size, max_prompt_tokens=max_prompt_tokens)
 
 
 class EmbeddedEngine:
@@ -47,6 +50,7 @@ class EmbeddedEngine:
         dtype: torch.dtype,
         renderer: Renderer,
         grammars: Grammars,
+        vision: Vision | None,
         *,
         batch_size: int,
         max_prompt_tokens: int | None,
@@ -56,6 +60,7 @@ class EmbeddedEngine:
         self._dtype = dtype
         self._renderer = renderer
         self._grammars = grammars
+        self._vision = vision
         self._batch_size = batch_size
         self._max_prompt_tokens = max_prompt_tokens
         self._label_tokens = LabelTokens(renderer)
@@ -79,13 +84,13 @@ class EmbeddedEngine:
 
         Raises:
             RowError: a prompt cannot be shortened enough.
-            EngineError: a prompt is too long for the model or holds an image, a constraint cannot be compiled, or the output is not finite.
+            EngineError: a prompt is too long for the model or does not fit, a constraint cannot be compiled, or the output is not finite.
         """
         for batch, prefix in self._batches(samples, sampling.max_new_tokens, sampling.max_new_tokens):
             asked = [constraint(prompt.sample) if constraint else None for prompt in batch]
             matchers = [self._grammars.matcher(wish, prompt.sample.origin) for wish, prompt in zip(asked, batch, strict=True)]
             with answering(self._network, self._dtype):
-                answers = list(decode_batch(self._network, self._renderer, batch, prefix, sampling=sampling, matchers=matchers))
+                answers = list(self._decode(batch, prefix, sampling, matchers))
             yield from answers
 
     def score_labels(self, samples: Sequence[Sample], labels: Callable[[Sample], Sequence[str]]) -> Iterator[tuple[int, Answer]]:
@@ -110,7 +115,8 @@ class EmbeddedEngine:
             offered = [candidates[prompt.index] for prompt in batch]
             sequences = [tokens[prompt.index] for prompt in batch]
             with answering(self._network, self._dtype):
-                answers = score_batch(self._network, self._renderer, batch, prefix, candidates=offered, sequences=sequences)
+                seen = see_batch(self._vision, batch, prefix.get_seq_length() if prefix else 0)
+                answers = score_batch(self._network, self._renderer, batch, prefix, seen, candidates=offered, sequences=sequences)
             yield from answers
 
     def likelihood(self, samples: Sequence[Sample]) -> Iterator[tuple[int, Answer]]:
@@ -132,14 +138,20 @@ class EmbeddedEngine:
                 rendered = self._renderer.conversation(sample.messages, self._max_prompt_tokens)
             except RowError as error:
                 raise RowError(error.what, where=sample.origin, hint=error.hint) from error
-            refuse_images(rendered, sample)
-            rows.append(Prompt(i, sample, rendered.input_ids))
+            rows.append(Prompt(i, sample, rendered.input_ids, rendered.pictures))
             trained.append(rendered.trained)
         check_lengths(rows, 0, self._network.config)
         for batch in plan_batches(rows, self._batch_size, 0, self._cache_tokens()):
             with answering(self._network, self._dtype):
-                answers = likelihood_batch(self._network, batch, [trained[row.index] for row in batch], self._renderer.pad_token_id)
+                flags = [trained[row.index] for row in batch]
+                answers = likelihood_batch(self._network, batch, flags, self._renderer.pad_token_id, see_batch(self._vision, batch))
             yield from answers
+
+    def _decode(
+        self, batch: Sequence[Prompt], prefix: RoomyCache | None, sampling: Sampling, matchers: Sequence[Matcher | None]
+    ) -> Iterator[tuple[int, Answer]]:
+        seen = see_batch(self._vision, batch, prefix.get_seq_length() if prefix else 0)
+        return decode_batch(self._network, self._renderer, batch, prefix, seen, sampling=sampling, matchers=matchers)
 
     def _batches(self, samples: Sequence[Sample], longest: int, n_cached: int) -> Iterator[tuple[list[Prompt], RoomyCache | None]]:
         """Batches of rendered prompts, each with the keys and values of what all prompts of the call begin with.
@@ -149,6 +161,7 @@ class EmbeddedEngine:
         prompts = render_prompts(samples, self._renderer, self._max_prompt_tokens)
         check_lengths(prompts, longest, self._network.config)
         shared = shared_prefix(prompts)
+        shared = shared[: before_pictures(self._vision, prompts, len(shared))]
         prefix = None
         if shared:
             with answering(self._network, self._dtype):

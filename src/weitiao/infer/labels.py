@@ -24,6 +24,7 @@ from weitiao.errors import EngineError
 from weitiao.infer.batches import Prompt
 from weitiao.infer.cache import RoomyCache
 from weitiao.infer.network import Network, Reading, arithmetic_dtype, read_batch, token_log_probs
+from weitiao.infer.vision import Seen
 from weitiao.seams import Answer, Renderer, Sample, text_message
 
 ROOT = -1
@@ -96,6 +97,7 @@ def score_batch(
     renderer: Renderer,
     prompts: Sequence[Prompt],
     prefix: RoomyCache | None,
+    seen: Seen | None,
     *,
     candidates: Sequence[Sequence[str]],
     sequences: Sequence[Sequence[Sequence[int]]],
@@ -107,6 +109,7 @@ def score_batch(
         renderer: gives the padding token.
         prompts: the batch.
         prefix: keys and values of what all prompts begin with, or None.
+        seen: the batch's pictures, or None.
         candidates: per prompt, its labels, all different.
         sequences: per prompt, the tokens of its labels, stop token included.
 
@@ -114,7 +117,7 @@ def score_batch(
         ``(prompt.index, answer)`` with the likeliest label and the probability of each.
     """
     n_prefix = prefix.get_seq_length() if prefix else 0
-    reading = read_batch(network, [prompt.token_ids[n_prefix:] for prompt in prompts], prefix, renderer.pad_token_id)
+    reading = read_batch(network, [prompt.token_ids[n_prefix:] for prompt in prompts], prefix, renderer.pad_token_id, seen)
     trees = [plant(row) for row in sequences]
     sums = _log_probs(network, reading, trees, sequences, renderer.pad_token_id)
     return [(prompts[i].index, _answer(prompts[i], candidates[i], sequences[i], sums[i])) for i in range(len(prompts))]

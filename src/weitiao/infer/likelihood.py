@@ -8,11 +8,12 @@ import torch
 
 from weitiao.infer.batches import Prompt
 from weitiao.infer.network import Network, token_log_probs
+from weitiao.infer.vision import Seen, vision_inputs
 from weitiao.seams import Answer
 
 
 def likelihood_batch(
-    network: Network, rows: Sequence[Prompt], trained: Sequence[Sequence[bool]], pad_token_id: int
+    network: Network, rows: Sequence[Prompt], trained: Sequence[Sequence[bool]], pad_token_id: int, seen: Seen | None
 ) -> list[tuple[int, Answer]]:
     """Score the answers of whole conversations.
 
@@ -21,6 +22,7 @@ def likelihood_batch(
         rows: whole conversations as tokens.
         trained: per row, which tokens belong to an answer. The first token of a row follows nothing and is never counted.
         pad_token_id: fills short rows up; never looked at.
+        seen: the batch's pictures, or None.
 
     Returns:
         ``(row.index, answer)``: ``nll`` in nats, summed over ``n_new_tokens`` tokens; no text.
@@ -28,7 +30,7 @@ def likelihood_batch(
     device = network.device
     n_columns = max(len(row.token_ids) for row in rows)
     chunk_BN = torch.tensor([row.token_ids + [pad_token_id] * (n_columns - len(row.token_ids)) for row in rows], device=device)
-    hidden_BNH = network.base_model(input_ids=chunk_BN, use_cache=False).last_hidden_state
+    hidden_BNH = network.base_model(input_ids=chunk_BN, use_cache=False, **vision_inputs(seen, device)).last_hidden_state
     places = [[i for i, on in enumerate(flags) if on and i > 0] for flags in trained]
     before = torch.tensor([(i, place - 1) for i, row in enumerate(places) for place in row], dtype=torch.long, device=device).reshape(-1, 2)
     tokens = [row.token_ids[place] for row, row_places in zip(rows, places, strict=True) for place in row_places]

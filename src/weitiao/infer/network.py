@@ -19,6 +19,7 @@ from torch import Tensor
 
 from weitiao.errors import EngineError
 from weitiao.infer.cache import RoomyCache
+from weitiao.infer.vision import Seen, vision_inputs
 
 Network = Any
 """A ``transformers.PreTrainedModel``; its methods are not typed."""
@@ -60,7 +61,7 @@ def plain_network(network: Any) -> Network:
         raise EngineError(
             f"the embedded engine answers with full-attention models only, and this one has layers of kind {', '.join(sorted(kinds))}",
             where=type(plain).__name__,
-            hint="choose a Qwen2, Qwen2.5 or Qwen3 text model",
+            hint="choose a Qwen2, Qwen2.5 or Qwen3 model, or one of their vision models",
         )
     return plain
 
@@ -109,7 +110,9 @@ def read_prefix(network: Network, token_ids: Sequence[int]) -> RoomyCache:
     return cache
 
 
-def read_batch(network: Network, rows: Sequence[Sequence[int]], prefix: RoomyCache | None, pad_token_id: int) -> Reading:
+def read_batch(
+    network: Network, rows: Sequence[Sequence[int]], prefix: RoomyCache | None, pad_token_id: int, seen: Seen | None = None
+) -> Reading:
     """Read prompts up to their last token.
 
     Args:
@@ -117,6 +120,7 @@ def read_batch(network: Network, rows: Sequence[Sequence[int]], prefix: RoomyCac
         rows: tokens of each prompt after the prefix, at least one each.
         prefix: what ``read_prefix`` gave, or None; it is not changed.
         pad_token_id: fills short rows up; never looked at.
+        seen: the rows' pictures, or None.
 
     Returns:
         The state from which answers are generated or scored.
@@ -126,12 +130,12 @@ def read_batch(network: Network, rows: Sequence[Sequence[int]], prefix: RoomyCac
     lengths_B = torch.tensor([len(row) for row in rows], device=device)
     n_columns = int(lengths_B.max())
     chunk_BN = torch.tensor([[*row, *[pad_token_id] * (n_columns - len(row))] for row in rows], device=device)
-    positions_1N = torch.arange(n_prefix, n_prefix + n_columns, device=device)[None]
-    output = network.base_model(input_ids=chunk_BN, position_ids=positions_1N, past_key_values=cache, use_cache=True)
+    inputs = {"position_ids": torch.arange(n_prefix, n_prefix + n_columns, device=device)[None]} | vision_inputs(seen, device)
+    output = network.base_model(input_ids=chunk_BN, past_key_values=cache, use_cache=True, **inputs)
     hidden_BH = output.last_hidden_state[torch.arange(len(rows), device=device), lengths_B - 1]
     columns_T = torch.arange(n_prefix + n_columns, device=device)
     mask_BT = columns_T[None] < (n_prefix + lengths_B)[:, None]
-    return Reading(hidden_BH, cache, mask_BT, n_prefix + lengths_B)
+    return Reading(hidden_BH, cache, mask_BT, seen.next_positions.to(device) if seen else n_prefix + lengths_B)
 
 
 def read_next(network: Network, reading: Reading, tokens_B: Tensor) -> None:
