@@ -35,12 +35,30 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "pipeline": ANY,
     "finished": ANY,
     "compare": {"evaluate", "runs", "tasks"},
+    "serve": {"infer", "chat", "model", "tasks"},
+    "serving": ANY,
     "sweep": {"pipeline", "runs", "tasks"},
     "cli": ANY,
 }
 """Besides ``EVERYBODY``; files of the package itself count as rooms of one file."""
 
-TORCH_FREE = {"cache", "errors", "hubs", "log", "seams", "recipe", "runs", "data", "tasks", "evaluate", "report", "track", "demo", "cli", "predict"}
+TORCH_FREE = {
+    "cache",
+    "errors",
+    "hubs",
+    "log",
+    "seams",
+    "recipe",
+    "runs",
+    "data",
+    "tasks",
+    "evaluate",
+    "report",
+    "track",
+    "demo",
+    "cli",
+    "predict",
+}
 HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets", "swanlab", "modelscope", "sklearn", "matplotlib"}
 NOT_AT_START = {"recipe": HEAVY, "runs": HEAVY, "cli": HEAVY | {"rich"}, "errors": HEAVY, "log": HEAVY, "seams": HEAVY}
 """Libraries that a room imports inside functions, if at all."""

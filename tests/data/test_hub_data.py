@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
-from tests.data.hub_of_data import DataHub, serve
+from tests.hubserver import Hub, serve_hub
 
 READ = """
 import json, sys
@@ -88,7 +88,7 @@ def test_parquet_with_images_inside(client, tmp_path):
         "data/train-00001-of-00002.parquet": formulas(3),
         "data/test.parquet": formulas(9),
     }
-    with serve(DataHub(files)) as hub:
+    with serve_hub(Hub(datasets={"lab/formulas": files})) as hub:
         found = read(hub, client, tmp_path, {})
     assert [(origin, truth) for origin, truth, _ in found["rows"]] == [
         ("lab/formulas/data/train-00000-of-00002.parquet:1", "x^0"),
@@ -105,7 +105,7 @@ def test_parquet_with_images_inside(client, tmp_path):
 @CLIENTS
 def test_limit_spares_the_files_behind_it(client, tmp_path):
     files = {"data/train-00000-of-00002.parquet": formulas(0), "data/train-00001-of-00002.parquet": formulas(3)}
-    with serve(DataHub(files)) as hub:
+    with serve_hub(Hub(datasets={"lab/formulas": files})) as hub:
         found = read(hub, client, tmp_path, {}, limit=2)
         assert hub.bodies == ["data/train-00000-of-00002.parquet"]
     assert found["n"] == 2
@@ -115,7 +115,7 @@ def test_limit_spares_the_files_behind_it(client, tmp_path):
 def test_images_beside_a_table(client, tmp_path):
     table = b'{"file_name": "a.png", "text": "x"}\n{"file_name": "b.png", "text": "y"}\n'
     files = {"train/metadata.jsonl": table, "train/a.png": picture("x"), "train/b.png": picture("y")}
-    with serve(DataHub(files)) as hub:
+    with serve_hub(Hub(datasets={"lab/formulas": files})) as hub:
         found = read(hub, client, tmp_path, {})
     assert [truth for _, truth, _ in found["rows"]] == ["x", "y"]
 
@@ -139,7 +139,7 @@ configs:
         "short/rest/b.csv": b"text,label\nkept apart,good\n",
         "long/c.csv": b"text,label\na very long day,good\n",
     }
-    with serve(DataHub(files)) as hub:
+    with serve_hub(Hub(datasets={"lab/formulas": files})) as hub:
         unnamed = read(hub, client, tmp_path, {}, "classification")
         long = read(hub, client, tmp_path, {"subset": "long"}, "classification")
         apart = read(hub, client, tmp_path, {"subset": "short", "split": "held_out"}, "classification")
@@ -153,7 +153,7 @@ configs:
 @CLIENTS
 def test_a_download_that_breaks_off_is_told_and_goes_on_later(client, tmp_path):
     name = "data/train.parquet"
-    with serve(DataHub({name: formulas(0)}, break_after={name: 300})) as hub:
+    with serve_hub(Hub(datasets={"lab/formulas": {name: formulas(0)}}, break_after={name: 300})) as hub:
         broken = read(hub, client, tmp_path, {})
         assert broken["exit"] == 2
         assert f"the download from {hub.url} broke off" in broken["error"]
@@ -164,12 +164,43 @@ def test_a_download_that_breaks_off_is_told_and_goes_on_later(client, tmp_path):
 
 @CLIENTS
 def test_no_such_data_set(client, tmp_path):
-    with serve(DataHub({"a.csv": b"text,label\nx,y\n"}, repo="lab/other")) as hub:
+    with serve_hub(Hub(datasets={"lab/other": {"a.csv": b"text,label\nx,y\n"}})) as hub:
         error = read(hub, client, tmp_path, {})["error"]
     assert error.startswith(f"lab/formulas: there is no such data set at {hub.url}\n  check the spelling; private ones need ")
 
 
 def test_no_answer_from_the_hub(tmp_path):
-    hub = DataHub({}, url="http://127.0.0.1:9")
+    hub = Hub(url="http://127.0.0.1:9")
     error = read(hub, "", tmp_path, {})["error"]
     assert error.startswith("lab/formulas: no answer from http://127.0.0.1:9")
+
+
+@CLIENTS
+@pytest.mark.parametrize("named", [True, False], ids=["hub named", "hub found"])
+def test_what_was_read_once_is_read_again_without_a_network(client, named, tmp_path):
+    table = b'{"file_name": "a.png", "text": "x"}\n{"file_name": "b.png", "text": "y"}\n'
+    files = {"README.md": b"# Formulas", "train/metadata.jsonl": table, "train/a.png": picture("x"), "train/b.png": picture("y")}
+    with serve_hub(Hub(datasets={"lab/formulas": files})) as hub:
+        online = read(hub, client, tmp_path, {})
+    assert read(hub, client if named else "", tmp_path, {}) == online
+    assert len(online["rows"]) == 2
+
+
+@CLIENTS
+def test_without_a_network_a_file_that_was_never_fetched_is_named(client, tmp_path):
+    files = {"data/train-00000-of-00002.parquet": formulas(0), "data/train-00001-of-00002.parquet": formulas(3)}
+    with serve_hub(Hub(datasets={"lab/formulas": files})) as hub:
+        assert read(hub, client, tmp_path, {}, limit=2)["n"] == 2
+    assert read(hub, client, tmp_path, {}, limit=2)["n"] == 2
+    assert read(hub, client, tmp_path, {})["error"] == (
+        f"lab/formulas: data/train-00001-of-00002.parquet is not in the cache of {client}, and no hub answers\n"
+        "  run it once where a hub can be reached, or name a file on disk"
+    )
+
+
+@CLIENTS
+def test_a_hub_that_refuses_is_no_reason_to_stop_where_the_rows_are_in_the_cache(client, tmp_path):
+    with serve_hub(Hub(datasets={"lab/formulas": {"data/train.parquet": formulas(0)}})) as hub:
+        online = read(hub, client, tmp_path, {})
+        hub.datasets.clear()
+        assert read(hub, client, tmp_path, {}) == online

@@ -59,7 +59,7 @@ def needs(name):
 @pytest.mark.parametrize("name", ["huggingface", "modelscope"])
 def test_only_safetensors_and_settings_are_fetched_and_the_cache_is_used_without_a_request(resolve, name):
     needs(name)
-    with serve_hub(Hub(TINY)) as hub:
+    with serve_hub(Hub({"lab/tiny": TINY})) as hub:
         folder = resolve("lab/tiny", hub=name, endpoint=hub.url)
         assert names_in(folder) == WANTED
         assert Path(folder, "model.safetensors").read_bytes() == TINY["model.safetensors"]
@@ -73,7 +73,7 @@ def test_only_safetensors_and_settings_are_fetched_and_the_cache_is_used_without
 @pytest.mark.parametrize("name", ["huggingface", "modelscope"])
 def test_a_cut_connection_goes_on_where_it_stopped(resolve, name):
     needs(name)
-    with serve_hub(Hub(TINY, break_after={"model.safetensors": 11_000_000}, n_breaks=1)) as hub:
+    with serve_hub(Hub({"lab/tiny": TINY}, break_after={"model.safetensors": 11_000_000}, n_breaks=1)) as hub:
         folder = resolve("lab/tiny", hub=name, endpoint=hub.url)
         assert Path(folder, "model.safetensors").read_bytes() == TINY["model.safetensors"]
         first, second = (start for path, start in hub.served if path == "model.safetensors")
@@ -84,7 +84,7 @@ def test_a_cut_connection_goes_on_where_it_stopped(resolve, name):
 @pytest.mark.parametrize("name", ["huggingface", "modelscope"])
 def test_a_download_that_fails_says_so_and_the_next_try_fetches_only_what_is_missing(resolve, name):
     needs(name)
-    with serve_hub(Hub(TINY, break_after={"model.safetensors": 11_000_000})) as hub:
+    with serve_hub(Hub({"lab/tiny": TINY}, break_after={"model.safetensors": 11_000_000})) as hub:
         kind, message = resolve("lab/tiny", hub=name, endpoint=hub.url)
         assert kind == "ModelError"
         assert f"the download from {hub.url} broke off" in message
@@ -100,14 +100,14 @@ def test_a_download_that_fails_says_so_and_the_next_try_fetches_only_what_is_mis
 @pytest.mark.parametrize("name", ["huggingface", "modelscope"])
 def test_an_unknown_id_is_a_sentence(resolve, name):
     needs(name)
-    with serve_hub(Hub(TINY)) as hub:
+    with serve_hub(Hub({"lab/tiny": TINY})) as hub:
         kind, message = resolve("lab/tinny", hub=name, endpoint=hub.url)
     assert kind == "ModelError"
     assert message.startswith(f"lab/tinny: there is no such model at {hub.url}\n  check the spelling")
 
 
 def test_a_gated_model_says_what_to_do(resolve):
-    with serve_hub(Hub(TINY, gated=True)) as hub:
+    with serve_hub(Hub({"lab/tiny": TINY}, gated=True)) as hub:
         kind, message = resolve("lab/tiny", hub="huggingface", endpoint=hub.url)
     assert kind == "ModelError"
     assert "gated" in message
@@ -115,7 +115,7 @@ def test_a_gated_model_says_what_to_do(resolve):
 
 
 def test_a_revision_is_asked_for(resolve):
-    with serve_hub(Hub(TINY)) as hub:
+    with serve_hub(Hub({"lab/tiny": TINY})) as hub:
         assert COMMIT in resolve("lab/tiny", COMMIT, hub="huggingface", endpoint=hub.url)
         kind, message = resolve("lab/tiny", "v9", hub="huggingface", endpoint=hub.url)
     assert (kind, message.splitlines()[0]) == ("ModelError", "lab/tiny: there is no revision `v9`")
@@ -131,14 +131,14 @@ def test_no_network_is_a_sentence(resolve, name):
 
 
 def test_without_a_choice_a_hub_that_answers_is_taken(resolve):
-    with serve_hub(Hub(TINY)) as hub:
+    with serve_hub(Hub({"lab/tiny": TINY})) as hub:
         folder = resolve("lab/tiny", endpoint=hub.url)
     assert names_in(folder) == WANTED
 
 
 def test_pickled_weights_are_refused(resolve):
     files = {name: content for name, content in TINY.items() if not name.endswith("safetensors")}
-    with serve_hub(Hub(files)) as hub:
+    with serve_hub(Hub({"lab/tiny": files})) as hub:
         kind, message = resolve("lab/tiny", hub="huggingface", endpoint=hub.url)
     assert kind == "ModelError"
     assert "holds no safetensors" in message
