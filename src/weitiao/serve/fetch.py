@@ -1,0 +1,144 @@
+"""Images from the web, for servers that were told to fetch them: public addresses only, each looked up once and then pinned.
+
+A name is resolved here, every address it has must be public, and the connection goes to the very address that was checked; so a name
+that points elsewhere a moment later gains nothing. Redirects are followed by the same rule.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+from weitiao.serve.refusal import Refusal
+
+MAX_REDIRECTS = 3
+CHUNK_BYTES = 65536
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+Resolve = Callable[[str, int], list[str]]
+"""A host's addresses."""
+
+
+def fetch_image(url: str, max_bytes: int, max_seconds: float, resolve: Resolve | None = None) -> bytes:
+    """Get an image.
+
+    Args:
+        url: ``http`` or ``https``.
+        max_bytes: largest answer that is read.
+        max_seconds: for everything, redirects included.
+        resolve: how names become addresses; the machine's own way when not given.
+
+    Returns:
+        The answer's body, whatever it is.
+
+    Raises:
+        Refusal: the address is not public, or does not answer with a file in time.
+    """
+    deadline = time.monotonic() + max_seconds
+    for _ in range(MAX_REDIRECTS + 1):
+        parts = _checked(url)
+        try:
+            connection = _connect(parts, resolve or addresses, deadline)
+        except OSError as error:
+            raise _refused(url, f"cannot be reached: {error}") from error
+        try:
+            found = _read(connection, parts, url, max_bytes, deadline)
+        except (OSError, http.client.HTTPException) as error:
+            raise _refused(url, f"does not answer: {error}") from error
+        finally:
+            connection.close()
+        if isinstance(found, bytes):
+            return found
+        url = urljoin(url, found)
+    raise _refused(url, f"is redirected more than {MAX_REDIRECTS} times")
+
+
+def addresses(host: str, port: int) -> list[str]:
+    """What the machine's resolver says of a name."""
+    return list(dict.fromkeys(str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address lies in the open internet: not private, loopback, link-local, shared, reserved or multicast."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(found, ipaddress.IPv6Address):
+        # Addresses that carry another one inside (mapped, 6to4, Teredo, NAT64) are as public as that one.
+        inner = found.ipv4_mapped or found.sixtofour or (found.teredo[1] if found.teredo else None)
+        if found in ipaddress.ip_network("64:ff9b::/96"):
+            inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(str(inner))
+    return found.is_global and not found.is_multicast
+
+
+def _checked(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise _refused(url, f"is no address: {error}") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise _refused(url, "is neither http nor https")
+    if parts.username or parts.password:
+        raise _refused(url, "holds a password")
+    if port not in (None, 80, 443, 8080, 8443):
+        raise _refused(url, f"names port {port}, which web servers do not use")
+    return parts
+
+
+def _connect(parts: SplitResult, resolve: Resolve, deadline: float) -> http.client.HTTPConnection:
+    """A connection to an address that was checked; names are resolved here and nowhere else."""
+    host = str(parts.hostname)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    found = resolve(host, port)
+    if not found or not all(is_public(address) for address in found):
+        raise _refused(parts.geturl(), "does not lie in the public internet")
+    plain = socket.create_connection((found[0], port), timeout=_left(deadline))
+    try:
+        connected = ssl.create_default_context().wrap_socket(plain, server_hostname=host) if parts.scheme == "https" else plain
+    except BaseException:
+        plain.close()
+        raise
+    connection = http.client.HTTPConnection(host, port)
+    connection.sock = connected
+    return connection
+
+
+def _read(connection: http.client.HTTPConnection, parts: SplitResult, url: str, max_bytes: int, deadline: float) -> bytes | str:
+    """The body, or where it has gone."""
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    connection.request("GET", path, headers={"Host": parts.netloc, "User-Agent": "weitiao", "Accept": "image/*"})
+    connection.sock.settimeout(_left(deadline))
+    response = connection.getresponse()
+    if response.status in REDIRECTS:
+        return response.getheader("Location") or "/"
+    if response.status != 200:
+        raise _refused(url, f"answers with status {response.status}")
+    body = b""
+    while True:
+        connection.sock.settimeout(_left(deadline)) if connection.sock else None
+        chunk = response.read1(CHUNK_BYTES)
+        if not chunk:
+            return body
+        body += chunk
+        if len(body) > max_bytes:
+            raise _refused(url, f"is larger than {max_bytes:,} bytes")
+
+
+def _left(deadline: float) -> float:
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
+        raise TimeoutError("it takes too long")
+    return seconds
+
+
+def _refused(url: str, why: str) -> Refusal:
+    return Refusal(400, f"the image's address {url[:200]} {why}", code="invalid_image_url", param="messages")

@@ -1,0 +1,41 @@
+"""What is served: one run's model with its task, handed over by whoever loaded it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from weitiao.errors import RowError
+from weitiao.seams import Engine, Renderer, Sample, Task
+from weitiao.serve.worker import Batcher
+
+ReadRows = Callable[[Sequence[Mapping[str, Any]], Callable[[str], Path]], Sequence[Sample | RowError]]
+"""From rows of the task, and from what keeps an image by its address, to samples or what is wrong with them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A run, loaded."""
+
+    name: str
+    """What clients call it."""
+    base: str
+    """What it started from."""
+    created: int
+    """When it was trained, in seconds since 1970."""
+    engine: Engine
+    new_batcher: Callable[[], Batcher]
+    renderer: Renderer
+    task: Task
+    read_rows: ReadRows
+    system: str | None
+    """System message of the training rows; None where they have none or differ."""
+    max_new_tokens: int
+    """Of an answer, where a request does not say."""
+    batch_rows: int
+    """Most answers that are written side by side."""
+    constrained: bool
+    """Whether answers to rows keep to the task's form."""
+    is_vision: bool

@@ -1,0 +1,316 @@
+"""The one thread that drives the model.
+
+Requests put prompts into a bounded queue; after every step of the model those that wait join the batch, and those that are done or whose
+client is gone leave it.
+
+Only this thread touches network, tokenizer and renderer, so nothing in them needs a lock. What it has to say goes to the event loop in
+one call per step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from weitiao.errors import WeitiaoError
+from weitiao.log import logger
+from weitiao.seams import Answer, Constraint, Engine, Sample, Sampling
+from weitiao.serve.refusal import Refusal
+from weitiao.serve.writing import Writing
+
+SCORED_AT_ONCE = 16
+"""Rows whose labels are scored in one go: answers that are being written wait that long."""
+
+
+class Batcher(Protocol):
+    """Answers written side by side, a token each per step."""
+
+    def join(self, sample: Sample, sampling: Sampling, constraint: Constraint | None) -> int:
+        """Take a prompt in; its number. Raises ``WeitiaoError`` where it cannot be answered."""
+        ...
+
+    def leave(self, ticket: int) -> None:
+        """Give an answer up."""
+        ...
+
+    def step(self) -> Sequence[tuple[int, Sequence[int], Answer | None]]:
+        """Go on by a token each: number, new tokens, and the whole answer where it is finished by them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Text that was written since the last piece."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end of an answer, with the text since the last piece."""
+
+    text: str
+    answer: Answer
+    """Its text is cut before a stop text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """There is no answer."""
+
+    error: Exception
+    is_ours: bool = False
+    """Whether the model failed, not the request."""
+
+
+Event = Piece | Finished | Failed
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """A prompt on its way to an answer."""
+
+    sample: Sample
+    sampling: Sampling | None
+    """None: the sample's labels are scored instead."""
+    constraint: Constraint | None = None
+    stops: tuple[str, ...] = ()
+    streams: bool = False
+    """Whether pieces are wanted."""
+    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
+    """Belongs to the event loop."""
+    is_over: bool = False
+    """Set by either side: nobody waits for it any more, or it has its answer."""
+    started: float = field(default_factory=time.monotonic)
+
+
+class Worker:
+    """Owns the thread; every method but ``run`` is called from the event loop."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        new_batcher: Callable[[], Batcher],
+        decode: Callable[[Sequence[int]], str],
+        labels: Callable[[Sample], Sequence[str]],
+        *,
+        batch_rows: int,
+        max_waiting: int,
+    ) -> None:
+        """Keep the parts.
+
+        Args:
+            engine: scores labels.
+            new_batcher: makes an empty batch.
+            decode: text of an answer's tokens.
+            labels: what a sample's answer is chosen from.
+            batch_rows: most answers that are written side by side.
+            max_waiting: most prompts that wait.
+        """
+        self._engine = engine
+        self._new_batcher = new_batcher
+        self._batcher = new_batcher()
+        self._decode = decode
+        self._labels = labels
+        self._batch_rows = batch_rows
+        self._max_waiting = max_waiting
+        self._waiting: deque[Job] = deque()
+        self._running: dict[int, tuple[Job, Writing | None]] = {}
+        self._outbox: list[tuple[Job, Event]] = []
+        self._changed = threading.Condition()
+        self._is_stopping = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="weitiao-model", daemon=True)
+        self._seconds_per_answer = 1.0
+        self.refuses = False
+        """Whether no new work is taken."""
+
+    # ---- from the event loop ------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread; called in the event loop that gets the events."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread once it has nothing left to do, and wait for that."""
+        with self._changed:
+            self._is_stopping = True
+            self._changed.notify()
+        self._thread.join()
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Let jobs wait for their turn.
+
+        Args:
+            jobs: of one request; all are taken or none.
+
+        Raises:
+            Refusal: the queue is full, or no work is taken any more.
+        """
+        if self.refuses:
+            raise Refusal(503, "the server is stopping", code="stopping", retry_after=5)
+        if not self._thread.is_alive():
+            raise Refusal(503, "the model's thread has ended; restart the server", code="failed", retry_after=60)
+        with self._changed:
+            n_waiting = len(self._waiting)
+            if n_waiting + len(jobs) > self._max_waiting:
+                wait = min(60, max(1, round(n_waiting * self._seconds_per_answer)))
+                what = f"{n_waiting} prompts are waiting already, and at most {self._max_waiting} may; try again in {wait} s"
+                raise Refusal(503, what, code="overloaded", retry_after=wait)
+            self._waiting.extend(jobs)
+            self._changed.notify()
+
+    def give_up(self, jobs: Sequence[Job]) -> None:
+        """Forget jobs whose client is gone or whose time is up; finished ones are not touched."""
+        with self._changed:
+            for job in jobs:
+                if not job.is_over:
+                    job.is_over = True
+            self._waiting = deque(job for job in self._waiting if not job.is_over)
+            self._changed.notify()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    @property
+    def n_waiting(self) -> int:
+        """Prompts without a place in the batch."""
+        return len(self._waiting)
+
+    @property
+    def n_running(self) -> int:
+        """Answers that are being written."""
+        return len(self._running)
+
+    # ---- the thread ---------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while self._has_work():
+            try:
+                self._drop()
+                self._admit()
+                self._step()
+            except Exception as error:
+                logger.exception("the model could not go on; %d answers are lost", len(self._running))
+                self._fail_running(error)
+            self._post()
+
+    def _has_work(self) -> bool:
+        with self._changed:
+            while not (self._waiting or self._running):
+                if self._is_stopping:
+                    return False
+                self._changed.wait()
+        return True
+
+    def _drop(self) -> None:
+        for ticket in [ticket for ticket, (job, _) in self._running.items() if job.is_over]:
+            del self._running[ticket]
+            self._batcher.leave(ticket)
+
+    def _admit(self) -> None:
+        """Take those in that wait longest, as many as there are places; labels are scored at once."""
+        scored: list[Job] = []
+        while len(self._running) + len(scored) < self._batch_rows and len(scored) < SCORED_AT_ONCE:
+            with self._changed:
+                job = self._waiting.popleft() if self._waiting else None
+            if job is None:
+                break
+            if job.sampling is None:
+                scored.append(job)
+                continue
+            try:
+                ticket = self._batcher.join(job.sample, job.sampling, job.constraint)
+            except WeitiaoError as error:
+                self._tell(job, Failed(error))
+            else:
+                self._running[ticket] = (job, Writing(self._decode, job.stops) if job.streams or job.stops else None)
+        if scored:
+            self._score(scored)
+
+    def _score(self, jobs: Sequence[Job]) -> None:
+        try:
+            answers = dict(self._engine.score_labels([job.sample for job in jobs], self._labels))
+        except WeitiaoError as error:
+            if len(jobs) == 1:
+                self._tell(jobs[0], Failed(error))
+                return
+            # One row's mistake is not the others': each by itself.
+            for job in jobs:
+                self._score([job])
+            return
+        except Exception as error:
+            logger.exception("labels could not be scored")
+            for job in jobs:
+                self._tell(job, Failed(error, is_ours=True))
+            return
+        for i, job in enumerate(jobs):
+            self._finish(job, Finished(answers[i].text, answers[i]))
+
+    def _step(self) -> None:
+        if not self._running:
+            return
+        for ticket, token_ids, answer in self._batcher.step():
+            job, writing = self._running[ticket]
+            text = writing.take(token_ids) if writing else ""
+            if writing and writing.stopped:
+                self._running.pop(ticket)
+                if answer is None:
+                    self._batcher.leave(ticket)
+                self._finish(job, Finished(text, _cut(writing, answer)))
+            elif answer is not None:
+                self._running.pop(ticket)
+                self._finish(job, _whole(text, writing, answer))
+            elif text and job.streams:
+                self._tell(job, Piece(text))
+
+    def _finish(self, job: Job, event: Finished) -> None:
+        seconds = (time.monotonic() - job.started) / max(1, self._batch_rows)
+        self._seconds_per_answer = 0.9 * self._seconds_per_answer + 0.1 * seconds
+        self._tell(job, event)
+
+    def _fail_running(self, error: Exception) -> None:
+        for job, _ in self._running.values():
+            self._tell(job, Failed(error, is_ours=True))
+        self._running.clear()
+        self._batcher = self._new_batcher()
+
+    def _tell(self, job: Job, event: Event) -> None:
+        self._outbox.append((job, event))
+        if not isinstance(event, Piece):
+            job.is_over = True
+
+    def _post(self) -> None:
+        if not self._outbox:
+            return
+        assert self._loop is not None
+        sent, self._outbox = self._outbox, []
+        try:
+            self._loop.call_soon_threadsafe(_deliver, sent)
+        except RuntimeError:
+            # The loop is closed: the process is being ended by force.
+            logger.debug("%d answers came too late", len(sent))
+
+
+def _whole(text: str, writing: Writing | None, answer: Answer) -> Finished:
+    return Finished(text + writing.end(answer.text), _cut(writing, answer)) if writing else Finished("", answer)
+
+
+def _cut(writing: Writing, answer: Answer | None) -> Answer:
+    """The answer as it was given out: a stop text may have ended it before the model did."""
+    if answer is None:
+        return Answer(writing.said, 0, writing.n_tokens, "stop")
+    return replace(answer, text=writing.said, ended_by="stop" if writing.stopped else answer.ended_by)
+
+
+def _deliver(sent: Sequence[tuple[Job, Event]]) -> None:
+    for job, event in sent:
+        job.events.put_nowait(event)

@@ -1,0 +1,147 @@
+"""A finished run as a server: loads it, hands it to ``serve``, and waits until it is told to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from weitiao import answering, data, model, runs, serve
+from weitiao.errors import EngineError, RowError
+from weitiao.seams import Record, Task
+
+
+def serve_run(
+    path: Path,
+    host: str,
+    port: int,
+    limits: serve.Limits,
+    *,
+    key_file: Path | None = None,
+    allow_image_urls: bool = False,
+    name: str | None = None,
+    ready: Callable[[str], None] = lambda _address: None,
+) -> None:
+    """Serve a run's tuned model over HTTP until the process is told to stop.
+
+    Args:
+        path: a run folder.
+        host: address or name to listen on.
+        port: 0 for any that is free.
+        limits: of every request.
+        key_file: keys of those who may ask, one a line; None for everybody who reaches the port.
+        allow_image_urls: whether images are fetched from public web addresses.
+        name: what clients call the model; the run folder's name when not given.
+        ready: gets the server's address once requests are answered.
+
+    Raises:
+        CommandError: the port is taken, or the key file cannot be used.
+    """
+    keys = serve.read_keys(key_file) if key_file is not None else None
+    with serve.open_socket(host, port) as listening:
+        address = serve.address_of(listening)
+        served = load_served(path, name)
+        serve.run_server(served, listening, limits, keys, allow_image_urls=allow_image_urls, ready=lambda: ready(address))
+
+
+def load_served(path: Path, name: str | None = None) -> serve.Served:
+    """Load a run for serving.
+
+    Args:
+        path: a run folder.
+        name: what clients call the model; the folder's name when not given.
+
+    Returns:
+        The run.
+    """
+    run = runs.read_run(path)
+    engine, loaded, renderer = answering.embedded_engine(run)
+    task, recipe = answering.task_of(run)
+    candidates = tuple(run.read("data")["statistics"].get("candidates", ()))
+    return serve.Served(
+        name=name or run.path.name,
+        base=model.read_facts(run.path / "best").base,
+        created=int(datetime.fromisoformat(run.read("run")["started"]).timestamp()),
+        engine=engine,
+        new_batcher=lambda: serve.WholeBatcher(engine),
+        renderer=renderer,
+        task=task,
+        read_rows=lambda rows, find_image: data.read_rows(rows, recipe.data, task, find_image, candidates),
+        system=_usual_system(task, recipe.data.system, candidates),
+        max_new_tokens=recipe.evaluate.max_new_tokens,
+        batch_rows=recipe.evaluate.batch_size,
+        constrained=recipe.evaluate.constrained,
+        is_vision=loaded.is_vision,
+    )
+
+
+def _usual_system(task: Task, given: str | None, candidates: tuple[str, ...]) -> str | None:
+    """The system message that rows without one of their own were trained with."""
+    if given is not None:
+        return given
+    try:
+        first = task.make_sample(Record("a row", "-", text="-", candidates=candidates)).messages[0]
+    except RowError:
+        return None
+    return first.text if first.role == "system" else None
+
+
+def serve_with_vllm(
+    path: Path,
+    host: str,
+    port: int,
+    limits: serve.Limits,
+    *,
+    python: str,
+    key_file: Path | None = None,
+    allow_image_urls: bool = False,
+    name: str | None = None,
+) -> None:
+    """Start the user's own vLLM with a run's weights, template and limits; this process becomes that server.
+
+    Args:
+        path: a run folder.
+        host: address to listen on.
+        port: 1 to 65535.
+        limits: of every request.
+        python: the interpreter that has vLLM; empty for the one that runs now.
+        key_file: with the key of those who may ask; None for everybody who reaches the port.
+        allow_image_urls: whether images are fetched from the web.
+        name: what clients call the model; the run folder's name when not given.
+    """
+    keys = serve.read_key_texts(key_file) if key_file is not None else ()
+    run = vllm_run(path, name)
+    words = serve.vllm_command(run, host, port, limits, python=serve.interpreter(python), allow_image_urls=allow_image_urls)
+    serve.start_vllm(words, keys)
+
+
+def vllm_run(path: Path, name: str | None = None) -> serve.VllmRun:
+    """What vLLM needs to answer as a run does: the merged weights where they were exported, else the base and the adapter.
+
+    Args:
+        path: a run folder.
+        name: what clients call the model; the folder's name when not given.
+
+    Returns:
+        Weights, tokenizer and settings.
+
+    Raises:
+        EngineError: a vision run has no merged weights.
+    """
+    run = runs.read_run(path)
+    best, merged = run.path / "best", run.path / "merged"
+    facts = model.read_facts(best)
+    is_lora = facts.tuning["kind"] == "lora"
+    has_merged = (merged / "config.json").exists()
+    if is_lora and facts.is_vision and not has_merged:
+        hint = "merge it first: export: [{kind: merged}] in the recipe, then `weitiao export RUN`"
+        raise EngineError("vLLM takes no adapter of a vision model here", where=str(best), hint=hint)
+    return serve.VllmRun(
+        name=name or run.path.name,
+        weights=merged if has_merged else Path(facts.base_path) if is_lora else best,
+        adapter=best if is_lora and not has_merged else None,
+        lora_rank=int(facts.tuning.get("r", 0)),
+        tokenizer=best,
+        max_new_tokens=run.recipe().evaluate.max_new_tokens,
+        is_vision=facts.is_vision,
+    )
