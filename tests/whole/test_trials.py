@@ -83,7 +83,7 @@ def test_only_the_winner_meets_the_test_rows(sweep: Path) -> None:
     assert summary["metric"] == "field_f1"
     assert trials[summary["winner"]]["value"] == max(trial["value"] for trial in trials.values())
     assert {name for name in trials if (sweep / name / "tuned").exists()} == {summary["winner"]}
-    assert read(sweep / summary["winner"] / "scores.json")["tuned"]["n"] == 10
+    assert read(sweep / summary["winner"] / "scores.json")["tuned"]["n"] == 11
     loser = next(name for name in trials if name != summary["winner"])
     assert read(sweep / loser / "run.json")["status"] == "finished"
     assert not (sweep / loser / "baseline").exists()
@@ -113,7 +113,7 @@ def test_runs_are_compared_on_the_rows_they_share(sweep: Path, recipe: Path) -> 
     assert second["settings"]["train.learning_rate"] == 5e-4
     assert set(first["settings"]) == {"train.learning_rate", "model.tuning.r"}
     assert first["gain"] == {}
-    assert second["n_shared"] == 10
+    assert second["n_shared"] == 11
     point, low, high = second["gain"]["field_f1"]
     assert point == pytest.approx(second["tuned"]["metrics"]["field_f1"] - first["tuned"]["metrics"]["field_f1"])
     assert low <= point <= high
