@@ -166,11 +166,11 @@ def load_checkpoint(folder: Path, *, device: str = "auto", dtype: torch.dtype | 
     if facts.tuning["kind"] == "full":
         source = folder if adapter else base_folder(folder)
         network, processor = load_network(source, wanted, place)
-        return LoadedModel(network, processor, source, facts.base, wanted)
+        return LoadedModel(network, processor, source, facts.base, wanted, facts.is_vision)
     from peft import PeftModel
 
     source = base_folder(folder)
     network, processor = load_network(source, wanted, place)
     if adapter:
         network = PeftModel.from_pretrained(network, str(folder)).eval()
-    return LoadedModel(network, processor, source, facts.base, wanted)
+    return LoadedModel(network, processor, source, facts.base, wanted, facts.is_vision)

@@ -24,7 +24,7 @@ from transformers.trainer_callback import PrinterCallback
 from weitiao.errors import TrainingError
 from weitiao.log import Advance, logger, progress
 from weitiao.recipe.sections import Train
-from weitiao.seams import IGNORED, EncodedRow, LoadedModel, Steps, TrainResult
+from weitiao.seams import IGNORED, EncodedRow, LoadedModel, Steps, TrainResult, Vision
 from weitiao.train.arguments import training_arguments
 from weitiao.train.fast import fast_layers, fast_paths, has_answers_only_layer
 from weitiao.train.head import chunked_head_loss
@@ -81,7 +81,8 @@ def run_training(
         flag = stack.enter_context(stop_on_signals())
         advance = stack.enter_context(progress("training", arguments.max_steps, "steps"))
         stack.enter_context(fast_layers(model.network, names, recompute=recompute))
-        trainer = _SegmentTrainer(model.network, arguments, steps, hooks, section, names, best, _Reporter(hooks.log, flag, advance))
+        reporter = _Reporter(hooks.log, flag, advance)
+        trainer = _SegmentTrainer(model.network, model.vision, arguments, steps, hooks, section, names, best, reporter)
         started = time.monotonic()
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
         seconds = time.monotonic() - started
@@ -152,6 +153,7 @@ class _SegmentTrainer(Trainer):
     def __init__(
         self,
         network: Any,
+        vision: Vision | None,
         arguments: Any,
         steps: Steps,
         hooks: TrainHooks,
@@ -164,7 +166,7 @@ class _SegmentTrainer(Trainer):
         super().__init__(network, arguments, train_dataset=self.step_data, eval_dataset=[], callbacks=[reporter])
         self.remove_callback(PrinterCallback)
         self.hooks, self.section, self.best, self.folder = hooks, section, best, Path(arguments.output_dir)
-        self.names = names
+        self.names, self.vision = names, vision
         self.n_tokens = self.n_supervised = 0
         self.compute_seconds = 0.0
         self.step_tokens = self.step_supervised = 0
@@ -200,11 +202,13 @@ class _SegmentTrainer(Trainer):
         inner = self.accelerator.unwrap_model(model)
         dtype = torch.get_autocast_dtype(self.args.device.type) if torch.is_autocast_enabled(self.args.device.type) else inner.dtype
         causal = inner.get_base_model() if hasattr(inner, "peft_config") else inner
-        batch = micro_batch(row, self.args.device, dtype, answers_only=has_answers_only_layer(causal))
+        batch = micro_batch(row, self.args.device, dtype, answers_only=has_answers_only_layer(causal), vision=self.vision)
         inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "segments": batch.segments, "use_cache": False}
+        if self.vision is not None and row.pictures:
+            inputs["mm_encoder_outputs"] = self.vision.encoder_outputs(row.pictures)
         wanted = slice(None) if batch.segments.sources is not None else batch.sources
         if "answer_logits" in self.names and self.accelerator.num_processes == 1:
-            hidden = causal.get_decoder()(**inputs).last_hidden_state[0, wanted]
+            hidden = causal.base_model(**inputs).last_hidden_state[0, wanted]
             return chunked_head_loss(hidden, causal.get_output_embeddings().weight, batch.targets)
         logits = model(**inputs).logits[0, wanted]
         return torch.nn.functional.cross_entropy(logits.float(), batch.targets, reduction="sum")

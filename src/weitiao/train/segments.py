@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from weitiao.seams import IGNORED, EncodedRow
+from weitiao.seams import IGNORED, EncodedRow, Vision
 
 ATTENTION = "weitiao_segments"
 """Name under which transformers finds ``segment_attention``."""
@@ -40,7 +40,7 @@ class MicroBatch:
     input_ids: torch.Tensor
     """(1, T)."""
     position_ids: torch.Tensor
-    """(1, T): positions within the own conversation."""
+    """(1, T): positions within the own conversation; (3, 1, T) where it holds pictures."""
     segments: Segments
     sources: torch.Tensor
     """(N,): places whose next token is trained."""
@@ -48,7 +48,9 @@ class MicroBatch:
     """(N,): those next tokens."""
 
 
-def micro_batch(row: EncodedRow, device: torch.device, dtype: torch.dtype, *, answers_only: bool = False) -> MicroBatch:
+def micro_batch(
+    row: EncodedRow, device: torch.device, dtype: torch.dtype, *, answers_only: bool = False, vision: Vision | None = None
+) -> MicroBatch:
     """Lay out a row for the network.
 
     Args:
@@ -56,6 +58,7 @@ def micro_batch(row: EncodedRow, device: torch.device, dtype: torch.dtype, *, an
         device: where the tensors go.
         dtype: of the attention masks: that of queries and keys.
         answers_only: whether the last layer's outputs are wanted at ``sources`` only.
+        vision: of a vision model, which has its own positions for pictures.
 
     Returns:
         Tensors of T tokens; a segment's first token is no target unless a prefix stands before it.
@@ -73,9 +76,14 @@ def micro_batch(row: EncodedRow, device: torch.device, dtype: torch.dtype, *, an
                 targets.append(row.labels[place])
     masks = tuple(_mask(prefix, length, device, dtype) if prefix else None for length in lengths)
     places = torch.tensor(sources, device=device)
+    positions_1T = torch.tensor([positions], device=device)
+    if row.pictures:
+        assert vision is not None, "only rows for a vision model hold pictures"
+        assert not prefix, "rows with pictures share no beginning"
+        positions_1T = vision.positions(row.input_ids, lengths, row.pictures).to(device)[:, None]
     return MicroBatch(
         torch.tensor([row.input_ids], device=device),
-        torch.tensor([positions], device=device),
+        positions_1T,
         Segments(prefix, lengths, masks, places if answers_only else None),
         places,
         torch.tensor(targets, device=device),
@@ -143,12 +151,17 @@ def segmented(network: Any) -> Iterator[None]:
 
     AttentionInterface.register(ATTENTION, segment_attention)
     inner = network.get_base_model() if hasattr(network, "peft_config") else network
-    before = inner.config._attn_implementation
-    inner.set_attn_implementation(ATTENTION)
+    before = inner.config.get_text_config()._attn_implementation
+    _set_attention(inner, ATTENTION)
     try:
         yield
     finally:
-        inner.set_attn_implementation(before)
+        _set_attention(inner, before)
+
+
+def _set_attention(inner: Any, name: str) -> None:
+    """Of the language model alone: pictures do not come in segments."""
+    inner.set_attn_implementation({"text_config": name} if inner.config.get_text_config() is not inner.config else name)
 
 
 def _mask(prefix: int, length: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
