@@ -41,6 +41,31 @@ def test_duplicates_and_contradictions(tmp_path):
     assert contradicting.origins[:2] == ("rows.jsonl:3", "rows.jsonl:22") or contradicting.origins[:2] == ("rows.jsonl:4", "rows.jsonl:23")
 
 
+def test_rows_that_differ_in_their_system_message_only_are_no_duplicates(tmp_path):
+    def turns(system, answer):
+        roles = [("system", system), ("user", "Who are you?"), ("assistant", answer)]
+        return {"messages": [{"role": role, "content": text} for role, text in roles]}
+
+    def said(*rows):
+        return {code: n for code, n in findings(audit(tmp_path, rows, "chat")).items() if code != "near-duplicates"}
+
+    assert said(turns("You are Tom.", "Tom"), turns("You are Ann.", "Ann")) == {}
+    assert said(turns("You are Tom.", "Tom"), turns("You are  Tom. ", "Tom")) == {"duplicate-texts": 1, "duplicate-rows": 1}
+    assert said(turns("You are Tom.", "Tom"), turns("You are Tom.", "Ann")) == {"duplicate-texts": 1, "contradicting-answers": 1}
+    columns = [{"system": name, "instruction": "Who are you?", "output": "me"} for name in ("Tom", "Ann")]
+    assert said(*columns) == {}
+    prints = {audit(tmp_path, [turns(system, "me")], "chat").report.fingerprint for system in ("Tom", "Ann")}
+    assert len(prints) == 2
+
+
+def test_who_says_it_is_part_of_what_is_said(tmp_path):
+    def turns(*said):
+        return {"messages": [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 2, said, strict=True)]}
+
+    rows = [turns("a\nb", "c", "d", "e"), turns("a", "b\nc", "d", "e")]
+    assert "duplicate-texts" not in findings(audit(tmp_path, rows, "chat"))
+
+
 def test_labels_that_are_rare_uneven_or_alone(tmp_path):
     many = [{"text": f"m{i}", "label": "many"} for i in range(60)]
     assert finding(audit(tmp_path, many, task={"labels": ["many", "few"]}), "one-label").severity == "warning"

@@ -6,11 +6,12 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from weitiao.data.keys import ImageHashes, answer_text, hashed, input_text
+from weitiao.data.keys import ImageHashes, answer_text, hashed, input_text, turns_of
 from weitiao.data.rows import N_EXAMPLES
 from weitiao.data.split import TEST, TRAIN, VALID
 from weitiao.seams import Finding, Record
@@ -25,6 +26,9 @@ class Facts:
 
     images: ImageHashes
     input_keys: array = field(default_factory=lambda: array("Q"))
+    """Of the row's own text, its instruction and its images: what decides about its part of the split."""
+    turn_keys: array = field(default_factory=lambda: array("Q"))
+    """Of all that the model is given, system message and roles included: rows that agree in it are equal."""
     answer_keys: array = field(default_factory=lambda: array("Q"))
     id_keys: array = field(default_factory=lambda: array("Q"))
     content_keys: array = field(default_factory=lambda: array("Q"))
@@ -46,13 +50,12 @@ class Facts:
         row = len(self.input_keys)
         asked, answer = input_text(record), answer_text(record)
         images = [self.images.of(path) for path in record.images] if is_kept else []
-        text = " ".join(asked.split())
+        text, turns = " ".join(asked.split()), turns_of(record)
         self.input_keys.append(hashed("\0".join([record.instruction, text, *map(str, images)])))
+        self.turn_keys.append(hashed("\0".join([*(f"{role}\1{' '.join(said.split())}" for role, said in turns), *map(str, images)])))
         self.answer_keys.append(hashed(answer))
         self.id_keys.append(hashed(record.id))
-        self.content_keys.append(
-            hashed("\0".join([record.system, record.instruction, asked, answer, *map(str, images), *record.candidates]))
-        )
+        self.content_keys.append(hashed("\0".join([*chain.from_iterable(turns), answer, *map(str, images), *record.candidates])))
         for key in images:
             self.image_rows.append(row)
             self.image_keys.append(key)
@@ -82,7 +85,7 @@ def equal_rows(facts: Facts, rows: np.ndarray, origin_of: OriginOf) -> list[Find
     Returns:
         ``duplicate-rows`` (input and answer equal), ``duplicate-texts`` (input equal), ``contradicting-answers``; those that are found.
     """
-    inputs = np.frombuffer(facts.input_keys, dtype=np.uint64)[rows]
+    inputs = np.frombuffer(facts.turn_keys, dtype=np.uint64)[rows]
     answers = np.frombuffer(facts.answer_keys, dtype=np.uint64)[rows]
     order = np.lexsort((rows, inputs))
     inputs, answers, rows = inputs[order], answers[order], rows[order]

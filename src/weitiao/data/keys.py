@@ -22,6 +22,14 @@ def input_text(record: Record) -> str:
     return record.text or record.instruction
 
 
+def turns_of(record: Record) -> list[tuple[str, str]]:
+    """Everything that the model is given before the answer as (role, text), the system message included."""
+    if not record.messages:
+        return [("system", record.system), ("instruction", record.instruction), ("user", record.text)]
+    asked = record.messages[:-1] if record.messages[-1].role == "assistant" else record.messages
+    return [(message.role, message.text) for message in asked]
+
+
 def answer_text(record: Record) -> str:
     """The truth of a record, as text that is equal for equal truths."""
     if record.entities is not None:
