@@ -5,5 +5,6 @@
 """
 
 from weitiao.predict.answer import PredictSummary, predict_file
+from weitiao.predict.confidence import calibrated
 
-__all__ = ["PredictSummary", "predict_file"]
+__all__ = ["PredictSummary", "calibrated", "predict_file"]
