@@ -1,4 +1,4 @@
-"""What an answer may be, as a mask over the vocabulary: a JSON schema or a choice of texts, followed token by token.
+"""What an answer may be, as a mask over the vocabulary: a JSON schema, a choice of texts or a pattern, followed token by token.
 
 llguidance does the work (MIT, 3 MB, no dependencies, a few microseconds per token; xgrammar would bring Triton and TVM along).
 JSON is written as ``json.dumps(value, ensure_ascii=False)`` writes it, fields in the schema's order, so that a model trained on such
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
 JSON_STYLE: JsonCompileOptions = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+FREE_TOKENS = '%llguidance {"no_forcing": true}\n'
+"""Where only one text can follow, the model still chooses the tokens that write it: as it learnt them, not as llguidance would cut them."""
 
 
 class Matcher:
@@ -73,9 +76,9 @@ class Grammars:
             A matcher at the beginning of an answer, or None.
 
         Raises:
-            EngineError: the constraint sets both fields, or its schema cannot be compiled.
+            EngineError: the constraint sets several fields, or cannot be compiled.
         """
-        if constraint is None or (constraint.json_schema is None and constraint.choices is None):
+        if constraint is None or constraint == Constraint():
             return None
         grammar = _grammar(constraint, origin)
         if grammar not in self._compiled:
@@ -95,14 +98,20 @@ class Grammars:
 
 
 def _grammar(constraint: Constraint, origin: str) -> str:
-    from llguidance import LLMatcher
-
-    if constraint.json_schema is not None and constraint.choices is not None:
-        raise EngineError("a constraint is a JSON schema or a choice of texts, not both", where=origin)
+    if sum(wish is not None for wish in (constraint.json_schema, constraint.choices, constraint.regex)) > 1:
+        raise EngineError("a constraint is a JSON schema, a choice of texts or a pattern, and only one of them", where=origin)
+    if constraint.regex is not None:
+        return _lark(f"/{constraint.regex.replace('/', chr(92) + '/')}/")
     if constraint.json_schema is not None:
-        return str(LLMatcher.grammar_from_json_schema(json.dumps(constraint.json_schema), overrides=JSON_STYLE))
+        return _lark(f"%json {json.dumps({**constraint.json_schema, 'x-guidance': JSON_STYLE})}")
     assert constraint.choices is not None
     if not constraint.choices:
         raise EngineError("a constraint offers no choice", where=origin)
     alternatives = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in dict.fromkeys(constraint.choices))
-    return str(LLMatcher.grammar_from_lark(f"start: {alternatives}"))
+    return _lark(alternatives)
+
+
+def _lark(start: str) -> str:
+    from llguidance import LLMatcher
+
+    return str(LLMatcher.grammar_from_lark(f"{FREE_TOKENS}start: {start}"))

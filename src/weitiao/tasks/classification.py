@@ -6,6 +6,7 @@ generated, joined by ``SEPARATOR`` in the order of the candidates, with ``NO_LAB
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -28,6 +29,20 @@ NO_LABEL = "无"
 """The answer of a multi-label row without labels."""
 UNREADABLE = "(none of the labels)"
 """Column of the confusion matrix for answers that are no label."""
+
+
+def answer_pattern(labels: Sequence[str]) -> str:
+    """What a multi-label answer may be, as a regular expression: labels in their order, or ``NO_LABEL``.
+
+    Args:
+        labels: the candidates.
+
+    Returns:
+        A pattern that every trained answer matches. Which label is the last one is chosen first, so that no look-ahead is needed.
+    """
+    escaped = [re.escape(label) for label in labels]
+    before = [f"(?:{label}{SEPARATOR})?" for label in escaped]
+    return "|".join([re.escape(NO_LABEL), *("".join(before[:i]) + last for i, last in enumerate(escaped))])
 
 
 class ClassificationTask:
@@ -122,8 +137,9 @@ class ClassificationTask:
         return problems
 
     def constraint(self, sample: Sample) -> Constraint | None:
-        """The labels to choose from; a multi-label answer is free."""
-        return None if self.multi_label else Constraint(choices=self._choices(sample))
+        """The labels to choose from; for multi-label rows any of them, each at most once and in their order, or ``NO_LABEL``."""
+        choices = self._choices(sample)
+        return Constraint(regex=answer_pattern(choices)) if self.multi_label else Constraint(choices=choices)
 
     def _choices(self, sample: Sample) -> tuple[str, ...]:
         return sample.candidates or self.labels

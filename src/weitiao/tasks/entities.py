@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,23 @@ NOTHING = "没有找到任何实体"
 """The answer for a text without entities."""
 KEYS = {"entity_text": ("entity_text", "text", "entity", "name"), "entity_label": ("entity_label", "label", "type", "entity_type")}
 """Keys that are read, the trained one first."""
+
+JSON_CHARACTER = r'(?:[^"\\\x00-\x1f]|\\["\\bfnrt]|\\u00[01][0-9a-f])'
+"""A character inside a JSON string, written as ``json.dumps(text, ensure_ascii=False)`` writes it."""
+
+
+def answer_pattern(labels: Sequence[str]) -> str:
+    """What decoding may produce: one line per entity with a known label, or ``NOTHING``; every trained answer matches.
+
+    Args:
+        labels: the entity types; with none, any text is a label.
+
+    Returns:
+        A regular expression for the whole answer.
+    """
+    known = "|".join(re.escape(json.dumps(label, ensure_ascii=False)[1:-1]) for label in labels) or f"{JSON_CHARACTER}+"
+    line = rf'\{{"entity_text": "{JSON_CHARACTER}+", "entity_label": "(?:{known})"\}}'
+    return rf"{NOTHING}|{line}(?:\n{line})*"
 
 
 def answer_lines(entities: Sequence[Mapping[str, Any]]) -> str:

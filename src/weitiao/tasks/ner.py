@@ -12,7 +12,7 @@ from weitiao.errors import RowError
 from weitiao.recipe.tasks import Ner
 from weitiao.seams import Answer, AnswerMode, Constraint, Entity, Prediction, Record, RowProblem, Sample, text_message
 from weitiao.tasks.audit import common_problems, refuse
-from weitiao.tasks.entities import NOTHING, answer_lines, as_reference, locate, mention
+from weitiao.tasks.entities import NOTHING, answer_lines, answer_pattern, as_reference, locate, mention
 from weitiao.tasks.prompt import make_wording, prompt_messages, single_turn, source_text
 from weitiao.tasks.reading import read_objects
 from weitiao.tasks.scoring import f1_row, precision_recall_f1
@@ -97,9 +97,9 @@ class NerTask:
             problems.append(RowProblem("span-with-several-types", "warning", message))
         return problems
 
-    def constraint(self, sample: Sample) -> Constraint | None:  # noqa: ARG002 - JSON lines are no JSON schema
-        """None: the answer is free."""
-        return None
+    def constraint(self, sample: Sample) -> Constraint | None:
+        """JSON lines with the known entity types, or the sentence for no entities."""
+        return Constraint(regex=answer_pattern(self._types(sample.candidates)))
 
     def parse(self, answer: Answer, sample: Sample) -> Prediction:
         """The entities of the answer, found in the text.
