@@ -7,18 +7,23 @@ saved. ``weights.py`` finds the folder behind a name; a new source of weights go
 
 from weitiao.model.checkpoint import CheckpointFacts, load_checkpoint, read_facts, restore_weights, save_checkpoint, weights_hash
 from weitiao.model.load import load_base, load_network, load_processor
+from weitiao.model.outline import check_memory, memory_bytes, outline, parameter_bytes
 from weitiao.model.tuning import attach_tuning, count_parameters
 from weitiao.model.weights import list_models, resolve_weights
 
 __all__ = [
     "CheckpointFacts",
     "attach_tuning",
+    "check_memory",
     "count_parameters",
     "list_models",
     "load_base",
     "load_checkpoint",
     "load_network",
     "load_processor",
+    "memory_bytes",
+    "outline",
+    "parameter_bytes",
     "read_facts",
     "resolve_weights",
     "restore_weights",

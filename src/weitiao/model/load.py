@@ -32,11 +32,26 @@ def load_base(section: Model) -> LoadedModel:
     """
     device = pick_device(section.device)
     dtype = pick_dtype(section.dtype, device)
-    folder = _ordinary_folder(resolve_weights(section.path, section.revision))
+    folder = find_folder(section)
     network, processor = load_network(folder, dtype, device, trust_remote_code=section.trust_remote_code)
     n_millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     logger.info("loaded %s: %.1f M parameters, %s on %s", section.path, n_millions, str(dtype).removeprefix("torch."), device)
     return LoadedModel(network, processor, folder, section.path, dtype, is_vision=is_vision(folder))
+
+
+def find_folder(section: Model) -> Path:
+    """The folder that a recipe's model lies in; weights are fetched where they are not here.
+
+    Args:
+        section: the recipe's ``model``.
+
+    Returns:
+        An ordinary Hugging Face folder; of a LoRA run, that of its merged weights.
+
+    Raises:
+        ModelError: there is no such model, or it cannot be fetched.
+    """
+    return _ordinary_folder(resolve_weights(section.path, section.revision))
 
 
 def load_processor(section: Model) -> Any:
@@ -51,8 +66,7 @@ def load_processor(section: Model) -> Any:
     Raises:
         ModelError: the folder cannot be found or has no tokenizer that can be read.
     """
-    folder = _ordinary_folder(resolve_weights(section.path, section.revision))
-    return _load_processor(folder, trust_remote_code=section.trust_remote_code)
+    return _load_processor(find_folder(section), trust_remote_code=section.trust_remote_code)
 
 
 def load_network(folder: Path, dtype: torch.dtype, device: torch.device, *, trust_remote_code: bool = False) -> tuple[Any, Any]:
@@ -79,7 +93,12 @@ def load_network(folder: Path, dtype: torch.dtype, device: torch.device, *, trus
     loader = AutoModelForImageTextToText if is_vision(folder) else AutoModelForCausalLM
     try:
         network = loader.from_pretrained(
-            folder, dtype=dtype, attn_implementation="sdpa", trust_remote_code=trust_remote_code, use_safetensors=True
+            folder,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+            state_dict=_tensors_read_when_needed(folder) if device.type == "cpu" else None,
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"the weights cannot be loaded: {_first_line(error)}", where=str(folder)) from error
@@ -121,6 +140,20 @@ def _load_processor(folder: Path, *, trust_remote_code: bool) -> Any:
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"the tokenizer cannot be loaded: {_first_line(error)}", where=str(folder)) from error
     return load_vision_processor(folder, tokenizer) if is_vision(folder) else tokenizer
+
+
+def _tensors_read_when_needed(folder: Path) -> dict[str, Any] | None:
+    """Weights that are read, not mapped: pages of a mapped file would count as memory beside the float32 copy. None: no such files."""
+    from safetensors import safe_open
+
+    index = folder / "model.safetensors.index.json"
+    names = ["model.safetensors"]
+    if index.exists():
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    if not all((folder / name).exists() for name in names):
+        return None
+    files = [safe_open(folder / name, framework="pt", backend="pread") for name in names]
+    return {name: file.get_slice(name) for file in files for name in file.keys()}  # noqa: SIM118 - a file, not a dict
 
 
 def _first_line(error: Exception) -> str:
