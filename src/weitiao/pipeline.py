@@ -280,8 +280,12 @@ def _record_training(run: runs.Run, trained: TrainResult, recipe: Recipe, task: 
 
 def _before_and_after(run: runs.Run) -> tuple[list[str], list[list[Any]]]:
     before, after = (_rows(run.path / name / "answers.jsonl") for name in ("baseline", "tuned"))
-    columns = ["id", "prompt", "reference", "baseline", "tuned"]
-    return columns, [[a["id"], a["prompt"], str(a["reference"]), b["answer"], a["answer"]] for b, a in zip(before, after, strict=True)]
+    columns = ["id", "prompt", "reference", "baseline", "tuned", "images"]
+    rows = [
+        [a["id"], a["prompt"], str(a["reference"]), b["answer"], a["answer"], a.get("images") or []]
+        for b, a in zip(before, after, strict=True)
+    ]
+    return (columns, rows) if any(row[-1] for row in rows) else (columns[:-1], [row[:-1] for row in rows])
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
