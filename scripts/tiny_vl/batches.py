@@ -18,12 +18,12 @@ STD = np.array(OPENAI_CLIP_STD, np.float32)
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Tensors of some examples. B: examples, T: tokens of the longest, P: patches of all."""
+    """Tensors of B examples, padded to the T tokens of the longest, with P patches in all. The first four are B x T."""
 
-    input_ids_BT: torch.Tensor
-    attention_mask_BT: torch.Tensor
-    is_image_BT: torch.Tensor
-    labels_BT: torch.Tensor
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    is_image: torch.Tensor
+    labels: torch.Tensor
     pixels: torch.Tensor
     """P x 1176."""
     grids: torch.Tensor

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from scripts.tiny_vl.network import MAX_PIXELS, MIN_PIXELS
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
 from weitiao.demo.formulas import EXTRA, GREEK, LATIN, OPERATORS, RELATIONS, join, make_pieces
 from weitiao.demo.scenes import draw_scene, make_scene, sentences
 from weitiao.demo.typeset import Layout, draw, lay_out, side_by_side
@@ -47,7 +48,7 @@ class Terms:
         if not file.is_file():
             file.write_bytes(pickle.dumps(_make_terms(n_per_level)))
         self.layouts: dict[int, list[tuple[list[str], Layout]]]
-        self.layouts, self.signs = pickle.loads(file.read_bytes())  # noqa: S301 - our own file
+        self.layouts, self.signs = pickle.loads(file.read_bytes())
         faces = sorted({(sign.font, sign.code) for terms in self.layouts.values() for _, layout in terms for sign in layout.signs})
         faces += sorted({(sign.font, sign.code) for layout in self.signs.values() for sign in layout.signs} - set(faces))
         self.classes = {face: index for index, face in enumerate(faces)}
@@ -109,7 +110,9 @@ def _make_terms(n_per_level: dict[int, int]) -> tuple[dict[int, list[tuple[list[
     levels: dict[int, list[tuple[list[str], Layout]]] = {}
     for level, n in n_per_level.items():
         rng = random.Random(1000 + level)
-        terms = [piece for _ in range(n) for piece in make_pieces(rng, level) if any(token in "^_{}()" or len(token) > 3 for token in piece)]
+        terms = [
+            piece for _ in range(n) for piece in make_pieces(rng, level) if any(token in "^_{}()" or len(token) > 3 for token in piece)
+        ]
         with progress(f"laying out terms of level {level}", len(terms), "terms") as advance:
             for term in terms:
                 latex = join(term)
@@ -123,7 +126,5 @@ def _make_terms(n_per_level: dict[int, int]) -> tuple[dict[int, list[tuple[list[
 def _sign(sign: str) -> Layout:
     """An operator with the space that mathtext leaves on both sides of it."""
     both, left, right = lay_out(f"a{sign} b", FONT), lay_out("a", FONT), lay_out("b", FONT)
-    inner = tuple(
-        type(one)(one.font, one.code, one.size, one.x - left.width, one.y) for one in both.signs[1:-1]
-    )
+    inner = tuple(type(one)(one.font, one.code, one.size, one.x - left.width, one.y) for one in both.signs[1:-1])
     return Layout(inner, (), both.width - left.width - right.width, both.height, both.depth)

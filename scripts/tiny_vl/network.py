@@ -23,16 +23,16 @@ SPECIAL_TOKENS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-MORE_COMMANDS = tuple(
-    f"\\{name}"
-    for name in (
-        "left right cal bf mathcal mathbf mathrm mathbb over overline underline prime equiv sim propto langle rangle ldots cdots dots quad qquad "
-        "begin end array label text widetilde widehat xi eta zeta kappa chi Xi Pi Sigma Theta varepsilon varphi dagger ast circ otimes oplus "
-        "wedge perp parallel mid ll gg subset cup cap rightarrow leftarrow mapsto forall exists ne le ge tan cot sinh cosh det ker dim max min "
-        "sup inf prod oint hbar ell Re Im displaystyle big Big bigg Bigg limits nonumber hspace mbox rm sf it tilde check ddot vert Vert"
-    ).split()
-)
-RUNS = ("}{", "}^{", "}_{", "^{", "_{", ")^{", ")=", "}=", "}+", "}-", "}}", "})", "&&", "{", "}", "=", "+", "-", "(", ")", "{-", "=-", "|", ",")
+_NAMES = """
+left right cal bf mathcal mathbf mathrm mathbb over overline underline prime equiv sim propto langle rangle ldots cdots dots quad
+qquad begin end array label text widetilde widehat xi eta zeta kappa chi Xi Pi Sigma Theta varepsilon varphi dagger ast circ
+otimes oplus wedge perp parallel mid ll gg subset cup cap rightarrow leftarrow mapsto forall exists ne le ge tan cot sinh cosh det
+ker dim max min sup inf prod oint hbar ell Re Im displaystyle big Big bigg Bigg limits nonumber hspace mbox rm sf it tilde check
+ddot vert Vert
+"""
+MORE_COMMANDS = tuple(f"\\{name}" for name in _NAMES.split())
+_RUNS = "}{ }^{ }_{ ^{ _{ )^{ )= }= }+ }- }} }) && { } = + - ( ) {- =- | ,"
+RUNS = tuple(_RUNS.split())
 TEMPLATE = """\
 {%- for message in messages %}
     {{- '<|im_start|>' + message.role + '\\n' }}
@@ -59,18 +59,24 @@ TEMPLATE = """\
 
 
 def build_tokenizer() -> Any:
-    """A byte-level BPE whose merges come from LaTeX commands, brackets, the scenes' words and the two prompts; never from formulas,
-    so that letters next to each other stay letters."""
+    """A byte-level BPE that knows commands, brackets, the scenes' words and the two prompts.
+
+    It never saw a formula, so that letters next to each other stay letters.
+    """
     from tokenizers import AddedToken, pre_tokenizers, trainers
     from transformers import Qwen2Tokenizer
 
     learner = Qwen2Tokenizer()._tokenizer
-    trainer = trainers.BpeTrainer(vocab_size=1400, min_frequency=4, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=1400, min_frequency=4, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
     learner.train_from_iterator(_texts(), trainer)
     model = json.loads(learner.to_str())["model"]
     entries = {token: index for token, index in model["vocab"].items() if not token.startswith("<|")}
     vocab = {token: index for index, token in enumerate(sorted(entries, key=entries.__getitem__))}
-    tokenizer = Qwen2Tokenizer(vocab=vocab, merges=[tuple(pair) for pair in model["merges"]], eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    tokenizer = Qwen2Tokenizer(
+        vocab=vocab, merges=[tuple(pair) for pair in model["merges"]], eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     tokenizer.chat_template = TEMPLATE
     tokenizer.model_max_length = 2048

@@ -1,8 +1,9 @@
 """Train the tiny vision model from nothing: ``python -m scripts.tiny_vl.train FOLDER --steps 4000 --ending 800``.
 
 Killed and called again, it goes on where the last checkpoint stood. Over the last steps, the ending, the learning rate falls to nothing; an
-ending never changes the checkpoint, so that the same folder can be trained further with more ``--steps`` after the model was written. Two losses: the answer's tokens, and, only while training, which sign stands in which patch (a helping head on the
-vision tower that is thrown away), without which a tower as small as this learns nothing for a long time.
+ending never changes the checkpoint, so that the same folder can be trained further with more ``--steps`` after the model was written.
+Two losses: the answer's tokens, and, only while training, which sign stands in which patch (a helping head on the vision tower that is
+thrown away), without which a tower as small as this learns nothing for a long time.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from scripts.tiny_vl.batches import Batch, Encoder
 from scripts.tiny_vl.examples import N_CLASSES, Example, Terms, scene_example
 from scripts.tiny_vl.network import build_config, build_tokenizer, save
+
 from weitiao.demo.formulas import make_formulas
 from weitiao.demo.typeset import lay_out
 
@@ -48,12 +50,12 @@ def rate(step: int, ending: tuple[int, int] | None) -> float:
 def losses(network: Any, helper: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss of the answers per token, and of the helping head per mark."""
     seen = network.model.visual(batch.pixels, grid_thw=batch.grids)
-    embeds = network.get_input_embeddings()(batch.input_ids_BT)
-    embeds = embeds.masked_scatter(batch.is_image_BT[..., None].bool(), seen.pooler_output)
-    positions, _ = network.model.get_rope_index(batch.input_ids_BT, batch.is_image_BT, batch.grids, attention_mask=batch.attention_mask_BT)
+    embeds = network.get_input_embeddings()(batch.input_ids)
+    embeds = embeds.masked_scatter(batch.is_image[..., None].bool(), seen.pooler_output)
+    positions, _ = network.model.get_rope_index(batch.input_ids, batch.is_image, batch.grids, attention_mask=batch.attention_mask)
     # Padding stands on the right and attention is causal: nothing that counts ever sees it, and no mask is the quick way.
     hidden = network.model.language_model(inputs_embeds=embeds, position_ids=positions, use_cache=False).last_hidden_state
-    wanted = batch.labels_BT[:, 1:]
+    wanted = batch.labels[:, 1:]
     trained = wanted != -100
     answer = torch.nn.functional.cross_entropy(network.lm_head(hidden[:, :-1][trained]), wanted[trained])
     logits = helper(seen.last_hidden_state)
@@ -85,9 +87,9 @@ def exact(network: Any, encoder: Encoder, examples: list[Example]) -> float:
         chosen = examples[start : start + 20]
         batch = encoder.batch(chosen, with_answers=False)
         out = network.generate(
-            input_ids=batch.input_ids_BT,
-            attention_mask=batch.attention_mask_BT,
-            mm_token_type_ids=batch.is_image_BT,
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            mm_token_type_ids=batch.is_image,
             pixel_values=batch.pixels,
             image_grid_thw=batch.grids,
             max_new_tokens=48,
@@ -95,7 +97,7 @@ def exact(network: Any, encoder: Encoder, examples: list[Example]) -> float:
             eos_token_id=encoder.end[0],
             pad_token_id=encoder.pad,
         )
-        said = encoder.tokenizer.batch_decode(out[:, batch.input_ids_BT.shape[1] :], skip_special_tokens=True)
+        said = encoder.tokenizer.batch_decode(out[:, batch.input_ids.shape[1] :], skip_special_tokens=True)
         right += sum(text == example.answer for text, example in zip(said, chosen, strict=True))
     network.train()
     return right / len(examples)

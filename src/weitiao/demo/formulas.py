@@ -10,10 +10,8 @@ import random
 from collections.abc import Callable, Collection
 
 LATIN = tuple("abcdefghijkmnpqrstuvwxyzABCDEFGHKLMNPQRSTVWXYZ")
-GREEK = tuple(
-    f"\\{name}"
-    for name in "alpha beta gamma delta epsilon theta lambda mu nu pi rho sigma tau phi psi omega Gamma Delta Lambda Phi Psi Omega".split()
-)
+_GREEK = "alpha beta gamma delta epsilon theta lambda mu nu pi rho sigma tau phi psi omega Gamma Delta Lambda Phi Psi Omega"
+GREEK = tuple(f"\\{name}" for name in _GREEK.split())
 OPERATORS = ("+", "-", "\\times", "\\cdot", "\\pm")
 RELATIONS = ("=", "<", ">", "\\leq", "\\geq", "\\neq", "\\in", "\\to", "\\approx")
 FUNCTIONS = ("\\sin", "\\cos", "\\log", "\\exp", "\\ln", "\\lim")

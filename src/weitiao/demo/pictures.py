@@ -21,7 +21,9 @@ NEW_FONTS = ("dejavuserif", "stix")
 TABLE = "rows.jsonl"
 
 
-def write_formulas(folder: Path, n: int = 600, seed: int = 0, levels: tuple[int, ...] = (2, 2, 3), fonts: tuple[str, ...] = NEW_FONTS) -> Path:
+def write_formulas(
+    folder: Path, n: int = 600, seed: int = 0, levels: tuple[int, ...] = (2, 2, 3), fonts: tuple[str, ...] = NEW_FONTS
+) -> Path:
     """Write pictures of formulas and a table beside them.
 
     Args:

@@ -1,7 +1,7 @@
 """Made-up scenes: one or two coloured shapes on plain ground, and sentences that say what is to be seen.
 
-Two worlds: ``plain`` (what the bundled tiny model was trained on) and ``night`` (dark ground, other shapes, colours and wording: what it has
-still to learn). A new shape is a function in ``_SHAPES``.
+Two worlds: ``plain`` (what the bundled tiny model was trained on) and ``night`` (dark ground, other shapes, colours and wording: what
+it has still to learn). A new shape is a function in ``_SHAPES``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ COLOURS: dict[World, dict[str, str]] = {
         "red": "#d62828", "blue": "#1d4ed8", "green": "#15803d", "yellow": "#facc15",
         "black": "#111111", "purple": "#7e22ce", "orange": "#f97316", "grey": "#888888",
     },
-    "night": {"crimson": "#e11d48", "turquoise": "#2dd4bf", "golden": "#fbbf24", "white": "#fafafa", "violet": "#a78bfa", "lime": "#a3e635"},
+    "night": {
+        "crimson": "#e11d48", "turquoise": "#2dd4bf", "golden": "#fbbf24",
+        "white": "#fafafa", "violet": "#a78bfa", "lime": "#a3e635",
+    },
 }  # fmt: skip
 GROUNDS: dict[World, tuple[str, ...]] = {"plain": ("#ffffff", "#f5f0e6", "#e8f1fa"), "night": ("#0f172a", "#1e1b4b", "#111827")}
 SHAPES: dict[World, tuple[str, ...]] = {

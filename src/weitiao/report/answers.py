@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from markupsafe import Markup
 
 from weitiao.report import svg
 from weitiao.report.differences import compare_values
+from weitiao.report.formulas import Blackboard
 from weitiao.report.pictures import Album
 from weitiao.report.read import RunRecord
 from weitiao.report.wording import as_text, label
@@ -78,11 +79,11 @@ def sort_answers(record: RunRecord) -> Answers | None:
     after = {str(row.get("id")): row for row in record.tuned.answers}
     if not before and not after:
         return None
-    album = Album()
+    album, board = Album(), Blackboard() if record.task == "ocr" else None
     gradual = record.task in GRADUAL
 
     def cards(ids: Sequence[str]) -> tuple[Card, ...]:
-        return tuple(_card(before.get(id_), after.get(id_), album) for id_ in ids[:N_SHOWN])
+        return tuple(_card(before.get(id_), after.get(id_), album, board) for id_ in ids[:N_SHOWN])
 
     both = [id_ for id_ in after if id_ in before and main_score(before[id_]) is not None and main_score(after[id_]) is not None]
     change = {id_: _change(before[id_], after[id_], gradual) for id_ in both}
@@ -130,7 +131,7 @@ def _change(before: Mapping[str, Any], after: Mapping[str, Any], gradual: bool) 
     return kinds[is_right(before), is_right(after)]
 
 
-def _card(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, album: Album) -> Card:
+def _card(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, album: Album, board: Blackboard | None) -> Card:
     row: Mapping[str, Any] = after or before or {}
     notes = []
     for name, side in (("base", before), ("tuned", after)):
@@ -148,12 +149,18 @@ def _card(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, alb
     if confidence:
         notes.append(confidence)
     first = next(iter(row.get("scores") or {}), "")
+    lines = [Line(*line) for line in compare_values(row.get("reference"), before, after)]
+    drawn = board.line(row.get("reference"), before, after) if board else None
+    if board and drawn:
+        lines = [replace(line, name="LaTeX") for line in lines] + [Line("drawn", *drawn)]
+        if after and not is_right(after) and board.looks_right(row.get("reference"), after):
+            notes.append("tuned: other LaTeX, the same picture")
     return Card(
         id=str(row.get("id", "")),
         origin=str(row.get("origin", "")),
         prompt=as_text(row.get("prompt") or row.get("reference")),
         picture=album.thumbnail(row),
-        lines=tuple(Line(*line) for line in compare_values(row.get("reference"), before, after)),
+        lines=tuple(lines),
         scores=f"{label(first)}: {' → '.join(shown)}" if shown else "",
         notes=tuple(notes),
     )

@@ -32,19 +32,20 @@ class CaptionTask:
     questions: tuple[Sample, ...] = ()
     needs_likelihood: bool = False
 
-    def __init__(self, section: Caption, system: str | None = None, frequencies: Frequencies | None = None, n_rows: int = 0) -> None:
+    def __init__(self, section: Caption, system: str | None = None, captions: Mapping[str, Sequence[str]] | None = None) -> None:
         """Keep the wording, and what CIDEr needs of the whole set.
 
         Args:
             section: of the recipe.
             system: the recipe's ``data.system``.
-            frequencies: in the captions of how many photos an n-gram occurs; from ``for_rows``.
-            n_rows: photos they were counted on.
+            captions: all captions of each photo; from ``for_rows``.
         """
         self.section = section
         self.system = system
-        self.frequencies = frequencies or {}
-        self.n_rows = n_rows
+        self.captions = captions or {}
+        counted = document_frequencies([words(caption) for caption in all_of_it] for all_of_it in self.captions.values())
+        self.frequencies: Frequencies = counted
+        """In the captions of how many photos an n-gram occurs."""
         self.wording = make_wording(section.prompt, PROMPT, system)
 
     def make_sample(self, record: Record) -> Sample:
@@ -103,14 +104,20 @@ class CaptionTask:
         return Prediction(said[:1], bool(said), forgiven)
 
     def for_rows(self, samples: Sequence[Sample]) -> CaptionTask:
-        """The task with the n-gram frequencies of these rows' captions; a bootstrap keeps them fixed."""
-        frequencies = document_frequencies([words(caption) for caption in sample.reference or ()] for sample in samples)
-        return CaptionTask(self.section, self.system, frequencies, len(samples))
+        """The task that knows all captions of each photo in these rows, and how often n-grams occur in them; a bootstrap keeps both fixed.
+
+        Where every caption is a row of its own, an answer is therefore still held against all captions of its photo.
+        """
+        captions: dict[str, list[str]] = {}
+        for sample in samples:
+            known = captions.setdefault(_photo(sample), [])
+            known += [caption for caption in sample.reference or () if caption not in known]
+        return CaptionTask(self.section, self.system, captions)
 
     def counts(self, prediction: Prediction, answer: Answer, sample: Sample) -> dict[str, float]:  # noqa: ARG002 - the text is read already
         """BLEU statistics, and sums of ROUGE-L and CIDEr-D over ``rows``."""
-        got, wanted = _words(prediction, sample)
-        cider = cider_d(got, wanted, self.frequencies, self.n_rows)
+        got, wanted = self._words(prediction, sample)
+        cider = cider_d(got, wanted, self.frequencies, len(self.captions))
         return {**bleu_counts(got, wanted), "rouge_l": rouge_l(got, wanted, ROUGE_BETA), "cider": cider, "rows": 1.0}
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -119,13 +126,17 @@ class CaptionTask:
 
     def row_scores(self, prediction: Prediction, sample: Sample) -> dict[str, float]:
         """``rouge_l`` of one row."""
-        return {"rouge_l": rouge_l(*_words(prediction, sample), ROUGE_BETA)}
+        return {"rouge_l": rouge_l(*self._words(prediction, sample), ROUGE_BETA)}
 
     def details(self, predictions: Sequence[Prediction], answers: Sequence[Answer], samples: Sequence[Sample]) -> dict[str, Any]:  # noqa: ARG002
         """How long captions are in words, and how many different ones there are: a model that says one thing to all shows here."""
-        said = [" ".join(_words(prediction, sample)[0]) for prediction, sample in zip(predictions, samples, strict=True)]
+        said = [" ".join(self._words(prediction, sample)[0]) for prediction, sample in zip(predictions, samples, strict=True)]
         n = max(1, len(said))
         return {"captions": {"mean_words": sum(len(caption.split()) for caption in said) / n, "different": len(set(said)) / n}}
+
+    def _words(self, prediction: Prediction, sample: Sample) -> tuple[list[str], list[list[str]]]:
+        got = words(prediction.value[0]) if prediction.value else []
+        return got, [words(caption) for caption in self.captions.get(_photo(sample)) or sample.reference or ()]
 
 
 def _captions(record: Record) -> Sequence[str] | None:
@@ -139,6 +150,7 @@ def _tidy(caption: str) -> str:
     return " ".join(caption.split())
 
 
-def _words(prediction: Prediction, sample: Sample) -> tuple[list[str], list[list[str]]]:
-    got = words(prediction.value[0]) if prediction.value else []
-    return got, [words(caption) for caption in sample.reference or ()]
+def _photo(sample: Sample) -> str:
+    """What tells a photo from others: its file."""
+    paths = [str(part.image) for message in sample.prompt for part in message.parts if part.image is not None]
+    return "\0".join(paths) or sample.id

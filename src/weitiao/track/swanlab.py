@@ -30,6 +30,10 @@ FOLDER = "swanlog"
 RUN_ID = "swanlab-id"
 MAX_TEXTS = 100
 """Texts of one table; longer tables have several rows in a text. SwanLab leaves out what comes after 108."""
+IMAGES = "images"
+"""The column of a table that holds paths of pictures."""
+MAX_SIDE = 512
+"""Pixels of the longer side of a picture that is logged."""
 PROJECT_NAME = re.compile(r"[0-9A-Za-z_\-+.]{1,100}")
 """What SwanLab takes as a project's name."""
 
@@ -126,15 +130,38 @@ class SwanlabTracker:
         import swanlab
 
         columns, rows = entry["columns"], entry["rows"]
+        shown = _pictures(columns, rows)
+        pictures = {f"{entry['table']}/images": shown} if shown else {}
         if not self._text_tables:
-            return {entry["table"]: swanlab.echarts.Table().add(columns, rows)}
+            return {entry["table"]: swanlab.echarts.Table().add(columns, rows), **pictures}
         texts = ["\n".join(f"{column}: {cell}" for column, cell in zip(columns, row, strict=True)) for row in rows]
         n = math.ceil(len(texts) / MAX_TEXTS)
         pages = [
             swanlab.Text("\n\n".join(texts[i : i + n]), caption=f"{i + 1} to {min(i + n, len(texts))} of {len(texts)}")
             for i in range(0, len(texts), n or 1)
         ]
-        return {entry["table"]: pages} if pages else {}
+        return {entry["table"]: pages, **pictures} if pages else {}
+
+
+def _pictures(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[Any]:
+    """The first picture of each row with the row's texts under it; rows without one, or whose file is gone, are left out."""
+    import swanlab
+    from PIL import Image
+
+    if IMAGES not in columns:
+        return []
+    place, shown = list(columns).index(IMAGES), []
+    for row in rows[:MAX_TEXTS]:
+        caption = "\n".join(f"{column}: {cell}" for column, cell in zip(columns, row, strict=True) if column not in (IMAGES, "prompt"))
+        try:
+            with Image.open(json.loads(row[place])[0]) as opened:
+                picture = opened.convert("RGB")
+        except (OSError, ValueError, IndexError, Image.DecompressionBombError) as err:
+            logger.debug("no picture for SwanLab: %s", err)
+            continue
+        picture.thumbnail((MAX_SIDE, MAX_SIDE))
+        shown.append(swanlab.Image(picture, caption=caption))
+    return shown
 
 
 def _init(section: SwanlabTrack, run_path: Path, name: str) -> Any:
