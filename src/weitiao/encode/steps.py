@@ -15,8 +15,8 @@ import numpy as np
 from weitiao.encode.store import have_pictures, row_beginning, row_lengths
 from weitiao.seams import IGNORED, EncodedRow
 
-MICRO_BATCH_TOKENS = 2048
-"""Tokens computed at once where the recipe does not say: enough for matrix products to run at full rate."""
+MICRO_BATCH_TOKENS = 1024
+"""Tokens computed at once where the recipe does not say: matrix products run at full rate, and activations stay below the weights in size."""
 LEAST_PREFIX = 8
 """A shared beginning shorter than this is not worth a packed layout of its own."""
 
