@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -17,6 +18,7 @@ from weitiao.seams import (
     DataReport,
     EncodedSet,
     LoadedModel,
+    Picture,
     Renderer,
     RunSummary,
     Sample,
@@ -47,9 +49,11 @@ def run_recipe(recipe: Recipe, path: Path, mode: runs.Mode = "new") -> RunSummar
         tracker.settings(recipe.model_dump(mode="json"))
         task = tasks.make_task(recipe.task, recipe.data.system)
         samples = data.load_samples(recipe.data, task, recipe.run.seed)  # read, recognise, audit, split
+        model.check_memory(recipe.model)
         base = model.load_base(recipe.model)
         renderer = chat.make_renderer(base.processor, recipe.chat, recipe.encode.keep)  # the only place where roles become tokens
         encoded = encode.encode_samples(samples, renderer, recipe.encode, allow_dropped=recipe.data.allow_dropped)
+        base = encode.see_pictures(base, renderer, samples, store=_stores_features(recipe))
         _record_inputs(run, samples, encoded, base, recipe)
         before = _measure(run, "baseline", base, renderer, encoded.max_prompt_tokens, task, samples, recipe)
         trained = _train(run, base, renderer, encoded, task, samples, before, recipe, tracker)  # from here on `base` is not used again
@@ -83,6 +87,7 @@ def train_recipe(recipe: Recipe, path: Path, mode: runs.Mode = "new") -> TrainRe
         base = model.load_base(recipe.model)
         renderer = chat.make_renderer(base.processor, recipe.chat, recipe.encode.keep)
         encoded = encode.encode_samples(samples, renderer, recipe.encode, allow_dropped=recipe.data.allow_dropped)
+        base = encode.see_pictures(base, renderer, samples, store=_stores_features(recipe))
         _record_inputs(run, samples, encoded, base, recipe)
         return _train(run, base, renderer, encoded, task, samples, evaluate.NOTHING, recipe, tracker)
 
@@ -101,6 +106,8 @@ class LookRow:
     n_tokens: int
     n_trained: int
     n_shortened: int
+    pictures: tuple[Picture, ...] = ()
+    """Images of the row, with their size in the model and their tokens."""
 
 
 def check_recipe(recipe: Recipe) -> DataReport:
@@ -136,8 +143,15 @@ def _look_row(sample: Sample, renderer: Renderer, limit: int) -> LookRow:
     row = renderer.conversation(sample.messages, limit)
     marked = zip(row.input_ids, row.trained, strict=True)
     runs_of_tokens = [(trained, [token for token, _ in run]) for trained, run in groupby(marked, key=lambda pair: pair[1])]
-    pieces = tuple((renderer.text(ids), trained) for trained, ids in runs_of_tokens)
-    return LookRow(sample.origin, pieces, tuple(row.input_ids), len(row.input_ids), sum(row.trained), row.n_shortened)
+    pieces = tuple((_REPEATED.sub(_times, renderer.text(ids)), trained) for trained, ids in runs_of_tokens)
+    return LookRow(sample.origin, pieces, tuple(row.input_ids), len(row.input_ids), sum(row.trained), row.n_shortened, row.pictures)
+
+
+_REPEATED = re.compile(r"(<\|image_pad\|>){2,}")
+
+
+def _times(placeholders: re.Match[str]) -> str:
+    return f"<|image_pad|> × {placeholders.group().count('<|image_pad|>')}"
 
 
 # ---- stages -----------------------------------------------------------------------------------------------------------
@@ -174,7 +188,7 @@ def _train(
     tunable = model.attach_tuning(base, recipe.model.tuning, recipe.run.seed)
     trained = train.run_training(
         tunable,
-        _plan(encoded, recipe),
+        steps_of(encoded, recipe),
         recipe.train,
         _hooks(run, tunable, renderer, encoded.max_prompt_tokens, task, samples.valid, before, recipe, tracker),
         folder=run.folder("checkpoints"),
@@ -186,7 +200,20 @@ def _train(
     return trained
 
 
-def _plan(encoded: EncodedSet, recipe: Recipe) -> encode.StepPlan:
+def _stores_features(recipe: Recipe) -> bool:
+    return "vision_store" in train.fast_paths(recipe.train) and recipe.model.tuning.vision == "frozen"
+
+
+def steps_of(encoded: EncodedSet, recipe: Recipe) -> encode.StepPlan:
+    """The optimizer steps of a recipe's training.
+
+    Args:
+        encoded: the training part.
+        recipe: says how rows are dealt into steps.
+
+    Returns:
+        The steps of an epoch.
+    """
     return encode.plan_steps(
         encoded.rows,
         batch_tokens=recipe.train.batch_tokens,
@@ -259,6 +286,7 @@ def _checkpoint_facts(base: LoadedModel, limit: int, recipe: Recipe) -> model.Ch
         max_prompt_tokens=limit,
         keep=recipe.encode.keep,
         dtype=str(base.dtype).removeprefix("torch."),
+        is_vision=base.is_vision,
     )
 
 

@@ -38,6 +38,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "serve": {"infer", "chat", "model", "tasks"},
     "serving": ANY,
     "sweep": {"pipeline", "runs", "tasks"},
+    "planning": ANY,
     "cli": ANY,
 }
 """Besides ``EVERYBODY``; files of the package itself count as rooms of one file."""

@@ -6,12 +6,14 @@ saved. ``weights.py`` finds the folder behind a name; a new source of weights go
 """
 
 from weitiao.model.checkpoint import CheckpointFacts, load_checkpoint, read_facts, restore_weights, save_checkpoint, weights_hash
+from weitiao.model.facts import pick_device
 from weitiao.model.load import load_base, load_network, load_processor
-from weitiao.model.outline import check_memory, memory_bytes, outline, parameter_bytes
+from weitiao.model.outline import LIBRARIES_BYTES, check_memory, memory_bytes, outline, parameter_bytes
 from weitiao.model.tuning import attach_tuning, count_parameters
 from weitiao.model.weights import list_models, resolve_weights
 
 __all__ = [
+    "LIBRARIES_BYTES",
     "CheckpointFacts",
     "attach_tuning",
     "check_memory",
@@ -24,6 +26,7 @@ __all__ = [
     "memory_bytes",
     "outline",
     "parameter_bytes",
+    "pick_device",
     "read_facts",
     "resolve_weights",
     "restore_weights",

@@ -7,5 +7,6 @@ needs of them is handed to it as ``TrainHooks``.
 
 from weitiao.train.fast import fast_paths
 from weitiao.train.loop import TrainHooks, run_training
+from weitiao.train.memory import WORKSPACE_BYTES, kept_bytes_per_token
 
-__all__ = ["TrainHooks", "fast_paths", "run_training"]
+__all__ = ["WORKSPACE_BYTES", "TrainHooks", "fast_paths", "kept_bytes_per_token", "run_training"]

@@ -1,0 +1,161 @@
+"""What a run will take, before it is started: parameters, memory by part, tokens, steps and time, counted or measured on a few steps."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from weitiao import chat, data, encode, model, pipeline, tasks, train
+from weitiao.recipe import Recipe
+from weitiao.recipe.sections import Train
+from weitiao.seams import LoadedModel, Steps
+
+N_MEASURED_STEPS = 3
+"""Optimizer steps that ``measure`` trains: the first warms caches up, the others are timed."""
+SHARE_OF_RATE = 0.65
+"""Part of the rate of plain matrix products that a whole training step is expected to reach; the rest is norms, attention and dropout."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a recipe asks of this machine."""
+
+    model: str
+    device: str
+    dtype: str
+    n_parameters: int
+    n_trainable: int
+    memory: Mapping[str, int]
+    """Bytes by part: libraries, weights, gradients, optimizer, activations, workspace (logits and one layer's gradients)."""
+    peak_bytes: int
+    """The sum of the parts, or what was measured."""
+    device_bytes: int
+    n_rows: int
+    n_tokens: int
+    """Of the training rows, per epoch, as they are computed (a beginning that all share counts once per packed row)."""
+    n_supervised_tokens: int
+    n_epochs: float
+    n_steps: int
+    longest_row: int
+    n_shortened: int
+    seconds: float
+    """Of training, without answering rows."""
+    measured: bool
+    """Whether time and peak were measured on steps of this recipe, not derived."""
+
+
+def plan_recipe(recipe: Recipe, *, measure: bool = False) -> Plan:
+    """Say what a run will take.
+
+    Args:
+        recipe: everything the run needs.
+        measure: load the weights and train a few steps (nothing is kept), instead of deriving time and memory.
+
+    Returns:
+        The plan.
+
+    Raises:
+        WeitiaoError: the data or the model cannot be read, or the model cannot fit.
+    """
+    model.check_memory(recipe.model)
+    task = tasks.make_task(recipe.task, recipe.data.system)
+    samples = data.load_samples(recipe.data, task, recipe.run.seed)
+    renderer = chat.make_renderer(model.load_processor(recipe.model), recipe.chat, recipe.encode.keep)
+    encoded = encode.encode_samples(samples, renderer, recipe.encode, allow_dropped=recipe.data.allow_dropped)
+    outlined, device = model.outline(recipe.model), model.pick_device(recipe.model.device)
+    steps = pipeline.steps_of(encoded, recipe)
+    sizes = [[len(row.input_ids) for row in steps.step(0, index)] for index in range(len(steps))]
+    n_steps = recipe.train.max_steps or math.ceil(len(steps) * recipe.train.num_train_epochs)
+    n_total, n_trainable = model.count_parameters(outlined.network)
+    parts = {"libraries": model.LIBRARIES_BYTES, **model.parameter_bytes(outlined.network)}
+    parts["activations"] = train.kept_bytes_per_token(outlined.network) * max(max(step) for step in sizes)
+    parts["workspace"] = train.WORKSPACE_BYTES
+    computed = sum(map(sum, sizes))
+    if measure:
+        seconds_per_token, peak = _measured(recipe, steps)
+    else:
+        seconds_per_token, peak = _derived(outlined, n_trainable, device), sum(parts.values())
+    return Plan(
+        model=recipe.model.path,
+        device=str(device),
+        dtype=str(outlined.dtype).removeprefix("torch."),
+        n_parameters=n_total,
+        n_trainable=n_trainable,
+        memory=parts,
+        peak_bytes=peak,
+        device_bytes=model.memory_bytes(device),
+        n_rows=len(encoded.rows),
+        n_tokens=computed,
+        n_supervised_tokens=encoded.n_supervised_tokens,
+        n_epochs=recipe.train.num_train_epochs,
+        n_steps=n_steps,
+        longest_row=max(encoded.lengths),
+        n_shortened=encoded.n_shortened,
+        seconds=seconds_per_token * computed / len(steps) * n_steps,
+        measured=measure,
+    )
+
+
+def _measured(recipe: Recipe, steps: Steps) -> tuple[float, int]:
+    """Seconds per token and the peak of this process's memory, from a few steps that leave nothing behind."""
+    tunable = model.attach_tuning(model.load_base(recipe.model), recipe.model.tuning, recipe.run.seed)
+    seen: list[tuple[float, float]] = []
+
+    def note(values: Mapping[str, float]) -> None:
+        seen.append((float(values["seconds"]), float(values["tokens"])))
+
+    hooks = train.TrainHooks(
+        evaluate=lambda _step: {},
+        metric="",
+        lower_is_better=False,
+        save=lambda _network, _folder: None,
+        restore=lambda _folder: tunable,
+        log=note,
+    )
+    few: Train = recipe.train.model_copy(update={"max_steps": min(N_MEASURED_STEPS, len(steps)), "logging_steps": 1, "eval_steps": None})
+    with tempfile.TemporaryDirectory(prefix="weitiao-plan-") as folder:
+        result = train.run_training(
+            tunable, steps, few, hooks, folder=Path(folder) / "checkpoints", best=Path(folder) / "best", seed=recipe.run.seed
+        )
+    warm = seen[1:] or seen
+    seconds = seen[-1][0] - (seen[0][0] if len(seen) > 1 else 0.0)
+    return seconds / sum(tokens for _, tokens in warm), result.peak_memory_bytes
+
+
+def _derived(outlined: LoadedModel, n_trainable: int, device: torch.device) -> float:
+    """Seconds per token, from the rate of plain matrix products here and now.
+
+    A frozen weight costs 4 FLOP per token (forward, and the gradient of its input), a trained one 6 (and its own gradient); the embedding
+    costs nothing, the head only where an answer is.
+    """
+    network = outlined.network
+    embedding = network.get_input_embeddings().weight.numel()
+    matrices = sum(parameter.numel() for parameter in network.parameters() if parameter.dim() > 1) - embedding
+    all_trained = n_trainable > 0.5 * matrices
+    return (6 if all_trained else 4) * matrices / (SHARE_OF_RATE * matrix_rate(outlined.dtype, device))
+
+
+def matrix_rate(dtype: torch.dtype, device: torch.device, seconds: float = 0.5) -> float:
+    """Operations per second of plain matrix products, as this machine does them at this moment.
+
+    Args:
+        dtype: of the factors.
+        device: where they are multiplied.
+        seconds: how long is measured.
+
+    Returns:
+        FLOP/s, the best of what was seen.
+    """
+    left, right = (torch.randn(1024, 1024, dtype=dtype, device=device) for _ in range(2))
+    best, until = 0.0, time.monotonic() + seconds
+    while time.monotonic() < until:
+        started = time.perf_counter()
+        (left @ right)[0, 0].item()  # reading a number waits for the device
+        best = max(best, 2 * 1024**3 / (time.perf_counter() - started))
+    return best
