@@ -8,6 +8,7 @@ from pathlib import Path
 
 from weitiao import answering, data, model, runs, serve
 from weitiao.errors import EngineError, RowError
+from weitiao.predict import calibrated
 from weitiao.seams import Record, Task
 
 
@@ -58,6 +59,7 @@ def load_served(path: Path, name: str | None = None) -> serve.Served:
     engine, loaded, renderer = answering.embedded_engine(run)
     task, recipe = answering.task_of(run)
     candidates = tuple(run.read("data")["statistics"].get("candidates", ()))
+    temperature = float(run.read("tuned/calibration")["temperature"]) if (run.path / "tuned" / "calibration.json").exists() else 1.0
     return serve.Served(
         name=name or run.path.name,
         base=model.read_facts(run.path / "best").base,
@@ -67,6 +69,7 @@ def load_served(path: Path, name: str | None = None) -> serve.Served:
         renderer=renderer,
         task=task,
         read_rows=lambda rows, find_image: data.read_rows(rows, recipe.data, task, find_image, candidates),
+        calibrated=lambda probabilities: calibrated(probabilities, temperature),
         system=_usual_system(task, recipe.data.system, candidates),
         max_new_tokens=recipe.evaluate.max_new_tokens,
         batch_rows=recipe.evaluate.batch_size,
@@ -142,6 +145,5 @@ def vllm_run(path: Path, name: str | None = None) -> serve.VllmRun:
         adapter=best if is_lora and not has_merged else None,
         lora_rank=int(facts.tuning.get("r", 0)),
         tokenizer=best,
-        max_new_tokens=run.recipe().evaluate.max_new_tokens,
         is_vision=facts.is_vision,
     )

@@ -82,6 +82,6 @@ def _row(index: int, sample: Sample | errors.RowError, end: Answer | Refusal | e
         prediction=prediction.value,
         is_valid=prediction.is_valid,
         ended_by=end.ended_by,
-        probabilities=dict(end.label_probabilities) if end.label_probabilities is not None else None,
+        probabilities=served.calibrated(end.label_probabilities) if end.label_probabilities is not None else None,
         flags=list(prediction.flags),
     )

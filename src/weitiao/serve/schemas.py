@@ -219,7 +219,7 @@ class PredictedRow(Reply):
     """Whether the answer had the task's form."""
     ended_by: Literal["stop", "length", "constraint"] | None = None
     probabilities: dict[str, float] | None = None
-    """Each label's probability, summing to 1; for classification with one label."""
+    """Each label's probability, calibrated on validation rows where the run has some, summing to 1; for classification with one label."""
     flags: list[str] | None = None
     """Warnings for the reader, e.g. a value that is not in the text."""
     error: RowError | None = None

@@ -30,6 +30,8 @@ class Served:
     renderer: Renderer
     task: Task
     read_rows: ReadRows
+    calibrated: Callable[[Mapping[str, float]], dict[str, float]]
+    """From label probabilities to those at the temperature that was chosen on validation rows."""
     system: str | None
     """System message of the training rows; None where they have none or differ."""
     max_new_tokens: int

@@ -39,8 +39,6 @@ class VllmRun:
     lora_rank: int
     tokenizer: Path
     """Folder with tokenizer and chat template of the run."""
-    max_new_tokens: int
-    """Of an answer, where a request does not say."""
     is_vision: bool
 
 

@@ -1,0 +1,261 @@
+"""Parts of the server that need no process: stop texts, keys, addresses of images, images, vLLM's command line."""
+
+from __future__ import annotations
+
+import base64
+import json
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from weitiao.errors import CommandError, EngineError
+from weitiao.serve import Limits, VllmRun, read_keys, start_vllm, vllm_command
+from weitiao.serve.fetch import fetch_image, is_public
+from weitiao.serve.images import RequestImages
+from weitiao.serve.refusal import Refusal
+from weitiao.serve.vllm import NO_DOMAIN
+from weitiao.serve.writing import Writing
+from weitiao.serving import vllm_run
+
+LETTERS = dict(enumerate("abcdefgh"))
+
+
+def written(ids: list[int], stops: list[str], decode=lambda ids: "".join(LETTERS[i] for i in ids)) -> tuple[list[str], bool]:
+    writing = Writing(decode, stops)
+    pieces = [writing.take([token]) for token in ids]
+    return [*pieces, writing.end(decode(ids))], writing.stopped
+
+
+@pytest.mark.parametrize(
+    ("stops", "pieces", "stopped"),
+    [
+        ([], ["a", "b", "c", "d", ""], False),
+        (["cd"], ["a", "b", "", "", ""], True),
+        (["bd"], ["a", "", "bc", "d", ""], False),
+        (["de"], ["a", "b", "c", "", "d"], False),
+        (["b", "ab"], ["", "", "", "", ""], True),
+        (["a"], ["", "", "", "", ""], True),
+    ],
+    ids=["none", "met", "begun but not met", "begun at the end", "the earlier one", "at once"],
+)
+def test_text_is_held_back_while_it_may_begin_a_stop(stops, pieces, stopped):
+    assert written([0, 1, 2, 3], stops) == (pieces, stopped)
+
+
+def test_half_a_character_is_held_back():
+    whole = "a微b".encode()
+
+    def decode(ids):
+        return bytes(whole[i] for i in ids).decode("utf-8", "replace")
+
+    assert written([0, 1, 2, 3, 4], [], decode)[0] == ["a", "", "", "微", "b", ""]
+    assert written([0, 1, 2], [], decode)[0] == ["a", "", "", "\ufffd"]
+
+
+def test_any_of_the_keys_opens_and_nothing_else_does(tmp_path):
+    file = tmp_path / "keys"
+    file.write_text("# ours\nfirst-key-0123456789\n\nsecond-key-0123456789\n")
+    file.chmod(0o600)
+    keys = read_keys(file)
+    assert keys.allow("Bearer first-key-0123456789")
+    assert keys.allow("bearer  second-key-0123456789")
+    for wrong in (None, "", "Bearer ", "Bearer first-key-012345678", "Basic first-key-0123456789", "first-key-0123456789", "Bearer # ours"):
+        assert not keys.allow(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("# none\n", "no key in the file"),
+        ("short\n", "at least 16 characters"),
+        ("has a space in it 123\n", "without spaces"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_key_file_that_protects_nothing_is_refused(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "keys").write_text(text)
+    with pytest.raises(CommandError, match=message):
+        read_keys(tmp_path / "keys")
+
+
+def test_a_key_file_that_others_can_read_is_told(tmp_path, caplog):
+    (tmp_path / "keys").write_text("first-key-0123456789\n")
+    (tmp_path / "keys").chmod(0o644)
+    read_keys(tmp_path / "keys")
+    assert "chmod 600" in caplog.text
+
+
+INSIDE = [
+    "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "0.0.0.0", "100.64.0.1", "224.0.0.1", "255.255.255.255",
+    "::1", "::", "fe80::1", "fc00::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "ff02::1", "localhost",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("address", INSIDE)
+def test_an_address_inside_is_not_public(address):
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "93.184.216.34", "2606:4700::1111", "::ffff:8.8.8.8"])
+def test_an_address_outside_is_public(address):
+    assert is_public(address)
+
+
+@pytest.mark.parametrize(
+    ("url", "found", "message"),
+    [
+        ("http://inside.example/a.png", ["10.0.0.1"], "does not lie in the public internet"),
+        ("http://both.example/a.png", ["8.8.8.8", "127.0.0.1"], "does not lie in the public internet"),
+        ("http://127.0.0.1/a.png", ["127.0.0.1"], "does not lie in the public internet"),
+        ("http://nowhere.example/a.png", [], "does not lie in the public internet"),
+        ("ftp://a.example/a.png", ["8.8.8.8"], "neither http nor https"),
+        ("http://a.example:22/", ["8.8.8.8"], "names port 22"),
+        ("http://user:pass@a.example/", ["8.8.8.8"], "holds a password"),
+        ("http://[::1/", ["8.8.8.8"], "is no address"),
+    ],
+)
+def test_an_image_is_not_fetched_from_there(url, found, message):
+    with pytest.raises(Refusal, match=message):
+        fetch_image(url, 1000, 1.0, lambda _host, _port: found)
+
+
+def png(width: int, height: int) -> bytes:
+    buffer = BytesIO()
+    Image.new("RGB", (width, height), "red").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def data_url(data: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(data).decode()
+
+
+def test_an_image_lies_in_a_file_until_the_request_is_done():
+    with RequestImages(Limits(), allow_urls=False, is_vision=True) as images:
+        path = images.keep(data_url(png(3, 2)))
+        assert (path.suffix, Image.open(path).size) == (".png", (3, 2))
+    assert not path.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        (data_url(png(101, 100)), "101 x 100 pixels, more than the 10,000 allowed"),
+        (data_url(png(20, 20)[:60]), "cannot be decoded"),
+        (data_url(b"<svg/>"), "cannot be decoded"),
+        ("data:image/png,hello", "does not begin with"),
+        ("data:image/png;base64,@@@", "cannot be read"),
+        ("https://example.com/a.png", "fetches no images from the web"),
+        ("file:///etc/passwd", "fetches no images from the web"),
+    ],
+    ids=["too large", "cut off", "no image", "not base64", "bad base64", "web", "file"],
+)
+def test_an_image_that_cannot_be_used_is_refused(url, message):
+    with RequestImages(Limits(max_pixels=10_000), allow_urls=False, is_vision=True) as images, pytest.raises(Refusal, match=message):
+        images.keep(url)
+
+
+# ---- vLLM -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    base, best = tmp_path / "base", tmp_path / "run" / "best"
+    for folder in (base, best):
+        folder.mkdir(parents=True)
+    (base / "config.json").write_text(json.dumps({"max_position_embeddings": 4096}))
+    (best / "chat_template.jinja").write_text("…")
+    return base, best
+
+
+def lora_run(folders: tuple[Path, Path], **more: object) -> VllmRun:
+    base, best = folders
+    settings = {"name": "complaints", "weights": base, "adapter": best, "lora_rank": 12, "tokenizer": best, "is_vision": False}
+    return VllmRun(**{**settings, **more})  # type: ignore[arg-type]
+
+
+def test_vllm_is_given_adapter_template_and_limits(folders):
+    base, best = folders
+    words = vllm_command(lora_run(folders), "127.0.0.1", 8001, Limits(1000, 200), python="/opt/python", allow_image_urls=False)
+    assert words[:3] == ["/opt/python", "-m", "vllm.entrypoints.openai.api_server"]
+    options = dict(zip(words[3::2], words[4::2], strict=False))
+    assert options["--model"] == str(base)
+    assert options["--tokenizer"] == str(best)
+    assert options["--chat-template"] == str(best / "chat_template.jinja")
+    assert (options["--host"], options["--port"], options["--max-model-len"]) == ("127.0.0.1", "8001", "1200")
+    defaults = json.loads(options["--override-generation-config"])
+    assert (defaults["temperature"], defaults["repetition_penalty"], defaults["max_new_tokens"]) == (0.0, 1.0, 200)
+    assert words[words.index("--lora-modules") + 1] == f"complaints={best}"
+    assert words[words.index("--max-lora-rank") + 1] == "16"
+    assert words[words.index("--served-model-name") + 1] == "complaints-base"
+    assert "--enable-lora" in words
+
+
+def test_vllm_is_given_merged_weights_and_no_way_to_fetch_images(folders):
+    run = lora_run(folders, adapter=None, is_vision=True)
+    words = vllm_command(run, "127.0.0.1", 8001, Limits(max_images=3), python="python", allow_image_urls=False)
+    assert "--enable-lora" not in words
+    assert words[words.index("--served-model-name") + 1] == "complaints"
+    assert words[words.index("--max-model-len") + 1] == "4096"
+    assert json.loads(words[words.index("--limit-mm-per-prompt") + 1]) == {"image": 3, "video": 0}
+    assert words[words.index("--allowed-media-domains") + 1] == NO_DOMAIN
+    allowed = vllm_command(run, "127.0.0.1", 8001, Limits(), python="python", allow_image_urls=True)
+    assert "--allowed-media-domains" not in allowed
+
+
+def test_vllm_gets_no_limit_that_it_does_not_have(folders):
+    with pytest.raises(CommandError, match="--max-rows: vLLM's server has no such limit"):
+        vllm_command(lora_run(folders), "127.0.0.1", 8001, Limits(max_rows=5), python="python", allow_image_urls=False)
+
+
+def test_a_base_that_vllm_cannot_load_is_told(folders):
+    (folders[0] / "config.json").unlink()
+    with pytest.raises(EngineError, match="merge the adapter first"):
+        vllm_command(lora_run(folders), "127.0.0.1", 8001, Limits(), python="python", allow_image_urls=False)
+
+
+def test_absent_vllm_says_how_to_install_it():
+    import sys
+
+    with pytest.raises(EngineError, match=r"vLLM is not installed[^$]*pip install vllm"):
+        start_vllm([sys.executable, "-m", "vllm"])
+    with pytest.raises(CommandError, match="takes one key, and the file holds 2"):
+        start_vllm([sys.executable], ("a", "b"))
+
+
+def test_the_command_replaces_the_process_and_hides_the_key(tmp_path):
+    """A stand-in for the interpreter that says it has vLLM and writes down what it is given."""
+    import subprocess
+    import sys
+
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\n[ "$1" = -c ] || echo "$@ key=$VLLM_API_KEY" > {tmp_path}/got\n')
+    python.chmod(0o755)
+    code = f"from weitiao.serve import start_vllm; start_vllm([{str(python)!r}, '-m', 'server'], ('secret-key',)); print('still here')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+    assert (tmp_path / "got").read_text() == "-m server key=secret-key\n"
+
+
+def test_a_run_is_served_merged_where_it_was_merged(tmp_path):
+    from weitiao.model import CheckpointFacts
+    from weitiao.recipe import Recipe
+    from weitiao.runs import open_run
+
+    recipe = Recipe.model_validate(
+        {"task": {"kind": "classification", "labels": ["a", "b"]}, "data": {"train": {"path": "x.jsonl"}}, "model": {"path": "/base"}}
+    )
+    run = open_run(tmp_path / "news", "new")
+    with run.recording(recipe):
+        pass
+    facts = CheckpointFacts("/base", "/base", None, {"kind": "lora", "r": 8}, {}, {}, None, 64, 64, "head", "float32")
+    (tmp_path / "news" / "best").mkdir()
+    (tmp_path / "news" / "best" / "weitiao.json").write_text(json.dumps({name: getattr(facts, name) for name in CheckpointFacts.__slots__}))
+    beside = vllm_run(tmp_path / "news")
+    assert (beside.weights, beside.adapter, beside.lora_rank) == (Path("/base"), tmp_path / "news" / "best", 8)
+    (tmp_path / "news" / "merged").mkdir()
+    (tmp_path / "news" / "merged" / "config.json").write_text("{}")
+    merged = vllm_run(tmp_path / "news", "shown")
+    assert (merged.weights, merged.adapter, merged.name) == (tmp_path / "news" / "merged", None, "shown")
