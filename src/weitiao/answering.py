@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import requests
 
 from weitiao import chat, infer, model, runs, tasks
-from weitiao.errors import CommandError
+from weitiao.cache import cache_root
+from weitiao.errors import CommandError, EngineError
 from weitiao.recipe import Recipe, nearest_name
 from weitiao.recipe.sections import Chat
 from weitiao.seams import Engine, LoadedModel, Renderer, Task
 
 Opener = Callable[[runs.Run, str], Iterator[Engine]]
+
+START_SECONDS = 900
+"""Longest time that vLLM may take to start; on a CPU it compiles for minutes."""
 
 
 @contextmanager
@@ -66,7 +80,77 @@ def _embedded(run: runs.Run, argument: str) -> Iterator[Engine]:
     yield embedded_engine(run)[0]
 
 
+def _http(run: runs.Run, argument: str) -> Iterator[Engine]:
+    """ARG is the server's address; ``#NAME`` behind it names the model. The key comes from ``OPENAI_API_KEY``."""
+    yield _server(run, argument, os.environ.get("OPENAI_API_KEY"))
+
+
+def _vllm(run: runs.Run, argument: str) -> Iterator[Engine]:
+    """ARG is the Python that has vLLM; started as ``weitiao serve`` does it, and stopped afterwards."""
+    facts, n_new = model.read_facts(run.path / "best"), run.recipe().evaluate.max_new_tokens
+    port = _free_port()
+    words = ["serve", str(run.path), "--engine", f"vllm:{argument}", "--port", str(port), "--max-new-tokens", str(n_new)]
+    words += ["--max-prompt-tokens", str(facts.max_prompt_tokens)]
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
+        command = [sys.executable, "-c", "from weitiao.cli import main; main()", *words]
+        with subprocess.Popen(command, stdout=said, stderr=said, text=True) as process:
+            try:
+                _wait_until_ready(process, f"http://127.0.0.1:{port}/health", said)
+                yield _server(run, f"http://127.0.0.1:{port}/v1#{run.path.name}", None)
+            finally:
+                process.terminate()
+
+
+def _openvino(run: runs.Run, argument: str) -> Iterator[Engine]:
+    """ARG is the exported folder; ``RUN/openvino`` where it is not given."""
+    folder = Path(argument) if argument else run.path / "openvino"
+    if not (folder / "openvino_model.xml").exists():
+        raise EngineError("there is no OpenVINO export here", where=str(folder), hint=f"weitiao export {run.path} --kind openvino")
+    facts, recipe = model.read_facts(run.path / "best"), run.recipe()
+    python = cache_root() / "engines" / "openvino" / "bin" / "python"
+    with infer.openvino_engine(
+        python, folder, _renderer(run), batch_size=recipe.evaluate.batch_size, max_prompt_tokens=facts.max_prompt_tokens
+    ) as engine:
+        yield engine
+
+
+def _renderer(run: runs.Run) -> Renderer:
+    recipe, facts = run.recipe(), model.read_facts(run.path / "best")
+    return chat.make_renderer(model.load_processor(recipe.model), Chat(**facts.chat), recipe.encode.keep)
+
+
+def _server(run: runs.Run, address: str, key: str | None) -> Engine:
+    facts, recipe = model.read_facts(run.path / "best"), run.recipe()
+    return infer.connect_server(
+        address, _renderer(run), concurrency=recipe.evaluate.batch_size, max_prompt_tokens=facts.max_prompt_tokens, key=key
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _wait_until_ready(process: subprocess.Popen[str], address: str, said: IO[str]) -> None:
+    for _ in range(START_SECONDS):
+        if process.poll() is not None:
+            said.seek(0)
+            lines = "\n".join(said.read().strip().splitlines()[-5:])
+            raise EngineError("vLLM does not start", where="--engine vllm", hint=lines)
+        try:
+            if requests.get(address, timeout=5).ok:
+                return
+        except requests.RequestException:
+            pass
+        time.sleep(1)
+    raise EngineError(f"vLLM did not start within {START_SECONDS} s", where="--engine vllm")
+
+
 ENGINES: dict[str, Opener] = {
     "embedded": _embedded,
+    "http": _http,
+    "openvino": _openvino,
+    "vllm": _vllm,
 }
 """Name -> how it is opened."""

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from weitiao import answering, chat, data, evaluate, export, infer, model, pipeline, report, runs, tasks
 from weitiao.errors import CommandError
 from weitiao.predict import PredictSummary, predict_file
 from weitiao.recipe import Recipe
-from weitiao.recipe.sections import Chat
+from weitiao.recipe.sections import Chat, Export
 from weitiao.seams import Artifact, Engine, Record, RunSummary, Sample, Sampling, Scores, Task
 
 KEPT_AT_TRAINING = frozenset({"recipe.yaml", "run.json", "data.json", "baseline", "cache", "track.jsonl", "swanlog"})
@@ -99,19 +101,34 @@ def predict_run(
         return predict_file(opened, task, recipe, source, output, _candidates(run), temperature=temperature, min_confidence=min_confidence)
 
 
-def export_run(path: Path) -> tuple[Artifact, ...]:
-    """Export a run's best checkpoint again, as its recipe says.
+def export_run(path: Path, kinds: Sequence[str] = (), dtype: str | None = None) -> tuple[Artifact, ...]:
+    """Export a run's best checkpoint again.
 
     Args:
         path: a run folder.
+        kinds: of artifact; none for those of the run's recipe.
+        dtype: of the weights in the files, where ``kinds`` are given.
 
     Returns:
         What was written.
+
+    Raises:
+        CommandError: there is no such kind, or it has no such dtype.
     """
     run = runs.read_run(path)
-    recipe = run.recipe()
-    task = tasks.make_task(recipe.task, recipe.data.system)
-    return export.export_checkpoint(run.path / "best", recipe.export, run.path, data.load_samples(recipe.data, task, recipe.run.seed).test)
+    task, recipe = answering.task_of(run)
+    exports = [_export_section(kind, dtype) for kind in kinds] or recipe.export
+    return export.export_checkpoint(run.path / "best", exports, run.path, data.load_samples(recipe.data, task, recipe.run.seed).test)
+
+
+def _export_section(kind: str, dtype: str | None) -> Export:
+    try:
+        section: Export = TypeAdapter(Export).validate_python({"kind": kind} | ({"dtype": dtype} if dtype else {}))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = "--dtype" if "dtype" in problem["loc"] else "--kind"
+        raise CommandError(problem["msg"][:1].lower() + problem["msg"][1:], where=where, hint="see docs/export.md") from error
+    return section
 
 
 def train_run(path: Path) -> RunSummary:

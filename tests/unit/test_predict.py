@@ -41,7 +41,7 @@ class Echo:
         self.asked: list[str] = []
         self.confidence = confidence
 
-    def generate(self, samples: Any, sampling: Any, constraint: Any = None) -> Iterator[tuple[int, Answer]]:
+    def generate(self, samples: Any, sampling: Any, constraint: Any = None) -> Iterator[tuple[int, Answer]]:  # noqa: ARG002
         for sample in samples:
             if "refuse" in sample.messages[-1].text:
                 raise EngineError("the prompt has 9 tokens and the model has 8 positions", where=sample.origin)
@@ -188,7 +188,7 @@ def test_two_processes_do_not_write_the_same_answers(tmp_path: Path) -> None:
 
 
 def test_ids_are_remembered_in_a_few_bytes_each() -> None:
-    n = 200_000
+    n = 70_000
     tracemalloc.start()
     keys = Keys()
     assert all(keys.add(f"row-{i}") for i in range(n))
@@ -198,7 +198,7 @@ def test_ids_are_remembered_in_a_few_bytes_each() -> None:
     assert len(keys) == n
     assert "row-77" in keys
     assert f"row-{n}" not in keys
-    assert not keys.add("row-199999")
+    assert not keys.add("row-69999")
 
 
 def test_repeated_ids_are_numbered_the_same_way_every_time() -> None:

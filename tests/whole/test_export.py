@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,20 @@ from weitiao.chat import chat_template, make_renderer
 from weitiao.errors import ExportError
 from weitiao.export import export_checkpoint
 from weitiao.export.check import CheckPrompt, answer_here, answer_there, check_prompts, compare
+from weitiao.export.gguf import GgufFacts, read_metadata, write_gguf
+from weitiao.export.ollama import template_pieces
 from weitiao.model import CheckpointFacts, attach_tuning, load_base, load_checkpoint, save_checkpoint
-from weitiao.recipe.sections import AdapterExport, Chat, FullTuning, LoraTuning, MergedExport, Model
+from weitiao.recipe.sections import (
+    AdapterExport,
+    Chat,
+    FullTuning,
+    GgufExport,
+    LoraTuning,
+    MergedExport,
+    Model,
+    OllamaExport,
+    OpenvinoExport,
+)
 from weitiao.seams import Sample, text_message
 
 SYSTEM = "将文本中的name、address提取出来，以json格式输出。"
@@ -197,7 +210,7 @@ def test_a_template_that_gives_other_tokens_is_refused(lora_run: Path, exported:
 def test_a_folder_that_transformers_cannot_read_is_refused(exported: Any, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(exported[1].path, tmp_path / "damaged"))
     (folder / "config.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(ExportError, match="plain transformers cannot read the exported folder"):
+    with pytest.raises(ExportError, match="plain transformers cannot read what was exported"):
         answer_there(folder, [])
 
 
@@ -209,3 +222,77 @@ def test_a_failed_export_leaves_the_adapter_and_nothing_half_made(tmp_path: Path
     with pytest.raises(Exception, match="no"):
         export_checkpoint(best, [MergedExport()], run, SAMPLES)
     assert sorted(file.name for file in run.iterdir()) == ["best", "data.json", "recipe.yaml", "scores.json"]
+
+
+@pytest.fixture(scope="module", params=["qwen2", "qwen3"])
+def family_run(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp(request.param), request.param, LoraTuning(r=4))
+
+
+def tokenizer_family(tokenizer: Any) -> str:
+    return "qwen3" if "<think>" in tokenizer.get_vocab() else "qwen2"
+
+
+@pytest.mark.parametrize("dtype", ["f16", "q8_0"])
+def test_a_gguf_file_answers_as_the_run_and_says_what_it_is(family_run: Path, dtype: Any) -> None:
+    (artifact,) = export_checkpoint(family_run / "best", [GgufExport(dtype=dtype)], family_run, SAMPLES[:4])
+    file = artifact.path / f"run-{dtype}.gguf"
+    assert artifact.check["n_prompts"] == 4
+    assert 0 < artifact.check["logit_difference"] <= {"f16": 1e-2, "q8_0": 1e-1}[dtype] == artifact.check["tolerance"]
+    tokenizer = AutoTokenizer.from_pretrained(family_run / "best")
+    said = read_metadata(file)
+    assert said["general.architecture"] == tokenizer_family(tokenizer)
+    assert said["general.license"] == "apache-2.0"
+    assert said["tokenizer.ggml.pre"] == "qwen2"
+    assert said["tokenizer.ggml.eos_token_id"] == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert said["tokenizer.ggml.eot_token_id"] == tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    assert said["tokenizer.ggml.padding_token_id"] == tokenizer.pad_token_id
+    assert said["tokenizer.chat_template"] == tokenizer.chat_template
+    assert {path.name for path in artifact.path.iterdir()} == {file.name, "README.md", "LICENSE"}
+
+
+def test_a_gguf_file_of_other_weights_fails_its_check(lora_run: Path) -> None:
+    tuned = load_checkpoint(lora_run / "best", dtype=torch.float32)
+    prompts = check_prompts(make_renderer(tuned.processor, Chat()), SAMPLES[:2], 400)
+    expected = answer_here(tuned.network, prompts)
+    (artifact,) = export_checkpoint(lora_run / "best", [GgufExport(dtype="f16")], lora_run, ())
+    base = load_checkpoint(lora_run / "best", dtype=torch.float32, adapter=False)
+    facts = GgufFacts("run", None, "base", "{{ messages }}", (1, 0), 0)
+    wrong = artifact.path / "wrong.gguf"
+    write_gguf(base.network, base.processor, facts, "f16", wrong)
+    with pytest.raises(ExportError, match="the exported chat template gives other tokens"):
+        compare(expected, answer_there(wrong, prompts, lora_run / "best"), "f16", wrong, prompts)
+    write_gguf(base.network, base.processor, replace(facts, chat_template=tuned.processor.chat_template), "f16", wrong)
+    with pytest.raises(ExportError, match="answer otherwise than the trained model"):
+        compare(expected, answer_there(wrong, prompts, lora_run / "best"), "f16", wrong, prompts)
+
+
+def test_an_ollama_folder_holds_template_system_text_and_stops(family_run: Path) -> None:
+    (artifact,) = export_checkpoint(family_run / "best", [OllamaExport(dtype="f16")], family_run, SAMPLES[:2])
+    thought = "<think>\n\n</think>\n\n" if tokenizer_family(AutoTokenizer.from_pretrained(family_run / "best")) == "qwen3" else ""
+    assert (artifact.path / "Modelfile").read_text(encoding="utf-8") == (
+        "FROM ./model-f16.gguf\n"
+        'TEMPLATE """{{ range .Messages }}{{ if eq .Role "system" }}<|im_start|>system\n{{ .Content }}<|im_end|>\n'
+        '{{ else if eq .Role "user" }}<|im_start|>user\n{{ .Content }}<|im_end|>\n'
+        f'{{{{ else if eq .Role "assistant" }}}}<|im_start|>assistant\n{thought}{{{{ .Content }}}}<|im_end|>\n'
+        f'{{{{ end }}}}{{{{ end }}}}<|im_start|>assistant\n{thought}"""\n'
+        f'SYSTEM """{SYSTEM}"""\n'
+        'PARAMETER stop "<|im_end|>"\nPARAMETER stop "<|endoftext|>"\nPARAMETER temperature 0\nPARAMETER repeat_penalty 1\n'
+        "PARAMETER num_predict 256\nPARAMETER num_ctx 656\nLICENSE apache-2.0\n"
+    )
+    assert (artifact.path / "model-f16.gguf").stat().st_size > 0
+
+
+def test_a_template_that_depends_on_what_follows_has_no_modelfile() -> None:
+    def render(turns: Any) -> str:
+        return "".join(f"[{turn['role']} of {len(turns)}]{turn['content']}<end>\n" for turn in turns) + "[assistant]"
+
+    with pytest.raises(ExportError, match="does not write each turn by itself"):
+        template_pieces(render, "<end>")
+
+
+def test_openvino_says_how_to_get_its_converter(lora_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WEITIAO_CACHE", str(tmp_path))
+    with pytest.raises(ExportError, match="optimum-intel is not installed") as raised:
+        export_checkpoint(lora_run / "best", [OpenvinoExport()], lora_run, SAMPLES[:1])
+    assert f'{tmp_path}/engines/openvino/bin/pip install "optimum-intel[openvino]==2.2.0" "openvino-genai"' in raised.value.hint

@@ -211,13 +211,25 @@ def evaluate(
 
 
 @app.command()
-def export(run: RunFolder) -> None:
-    """Export a run's best checkpoint again, and check it."""
+def export(
+    run: RunFolder,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND", help="adapter, merged, gguf, ollama or openvino; may stand several times. The recipe's if not given."),
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="Of the weights in the files, with --kind; see docs/export.md.")] = None,
+) -> None:
+    """Export a run's best checkpoint, and check it.
+
+    Each artifact is read back by the engine that it is meant for, and its answers are compared with the run's.
+    """
     path = _found(run)
+    if dtype is not None and not kind:
+        raise CommandError("--dtype goes with --kind", hint="add --kind merged, gguf, ollama or openvino")
     from weitiao import finished
     from weitiao.cli.show import show_artifacts
 
-    show_artifacts(finished.export_run(path))
+    show_artifacts(finished.export_run(path, kind or (), dtype))
 
 
 @app.command()

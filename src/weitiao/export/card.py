@@ -22,6 +22,15 @@ USES: dict[str, str] = {
 }
 
 
+LIBRARIES: dict[str, str] = {
+    "adapter": "peft",
+    "merged": "transformers",
+    "gguf": "gguf",
+    "ollama": "gguf",
+    "openvino": "openvino",
+}
+
+
 def write_card(folder: Path, checkpoint: Path, run_path: Path, *, kind: str, check: Mapping[str, Any]) -> None:
     """Write ``README.md``, and the base's licence file where it has one.
 
@@ -29,7 +38,7 @@ def write_card(folder: Path, checkpoint: Path, run_path: Path, *, kind: str, che
         folder: where the artifact lies.
         checkpoint: what it was made from.
         run_path: the run folder; ``scores.json``, ``data.json`` and ``recipe.yaml`` are used where they are there.
-        kind: ``adapter`` or ``merged``.
+        kind: of the artifact.
         check: what the comparison with the checkpoint showed; empty where there was none.
     """
     facts = read_facts(checkpoint)
@@ -77,7 +86,7 @@ def _front_matter(facts: CheckpointFacts, kind: str, licence: str | None) -> str
     lines = [
         f"license: {licence or 'other'}",
         *([f"base_model: {base}", f"base_model_relation: {'adapter' if kind == 'adapter' else 'finetune'}"] if "/" in base else []),
-        f"library_name: {'peft' if kind == 'adapter' else 'transformers'}",
+        f"library_name: {LIBRARIES[kind]}",
         "pipeline_tag: text-generation",
         "tags: [weitiao, " + facts.task["kind"] + "]",
     ]
@@ -121,6 +130,11 @@ def _number(value: float | None) -> str:
 def _check(check: Mapping[str, Any]) -> str:
     if not check.get("n_prompts"):
         return ""
+    if "equal_tokens" in check:
+        return (
+            f"Read back by openvino-genai, these weights ({check['dtype']}) gave the trained model's greedy answers to "
+            f"{check['equal_answers']:.0%} of {check['n_prompts']} held-out prompts, and {check['equal_tokens']:.0%} of their tokens."
+        )
     return (
         f"Read back by plain transformers, these weights ({check['dtype']}) gave the trained model's greedy answers to "
         f"{check['equal_answers']:.0%} of {check['n_prompts']} held-out prompts; logits differed by at most "
@@ -139,7 +153,16 @@ def _recipe(path: Path) -> str:
     return f"## Recipe\n\n```yaml\n{path.read_text(encoding='utf-8').strip()}\n```" if path.exists() else ""
 
 
+OTHER_USES: dict[str, str] = {
+    "gguf": "llama-cli -m FILE.gguf --jinja   # or: llama-server -m FILE.gguf --jinja",
+    "ollama": 'ollama create NAME -f Modelfile && ollama run NAME "…"',
+    "openvino": "weitiao predict RUN -i rows.jsonl -o answers.jsonl --engine openvino",
+}
+
+
 def _usage(kind: str, facts: CheckpointFacts) -> str:
+    if kind in OTHER_USES:
+        return f"```bash\n{OTHER_USES[kind]}\n```"
     load = 'AutoModelForCausalLM.from_pretrained("FOLDER")'
     if kind == "adapter":
         load = f'PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{facts.base_path}"), "FOLDER")'

@@ -32,9 +32,13 @@ N_NEW = 24
 DOCUMENT_TOKENS = 64
 """Tokens of a document's beginning, which stand for the prompt where there is none."""
 
-TOLERANCES: dict[str, float] = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
+TOLERANCES: dict[str, float] = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2, "f16": 1e-2, "q8_0": 1e-1}
 """Largest difference of logits allowed, by the dtype of the files: 2-norm over the vocabulary, relative to that of the logits less their
-mean. float32 differs by the order of additions; 16-bit files by rounding each weight (2^-11 or 2^-8 of it) in every layer."""
+mean. float32 differs by the order of additions; 16-bit files by rounding each weight (2^-11 or 2^-8 of it) in every layer; Q8_0
+by rounding each to 1/127 of the largest of its block of 32."""
+
+TOKEN_TOLERANCES: dict[str, float] = {"float32": 0.95, "float16": 0.8, "int8": 0.5}
+"""Smallest share of greedy tokens that must agree where an engine shows no logits: after the first near tie the rest may differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,18 +106,19 @@ def answer_here(network: Any, prompts: Sequence[CheckPrompt]) -> Answers:
     return Answers(tokens, logits, [None] * len(prompts))
 
 
-def answer_there(folder: Path, prompts: Sequence[CheckPrompt]) -> Answers:
-    """Answer with an exported folder, in a fresh process that has only transformers.
+def answer_there(place: Path, prompts: Sequence[CheckPrompt], tokenizer: Path | None = None) -> Answers:
+    """Answer with an exported folder or file, in a fresh process that has only transformers.
 
     Args:
-        folder: an ordinary Hugging Face folder.
+        place: an ordinary Hugging Face folder, or a GGUF file.
         prompts: what to answer.
+        tokenizer: folder of the run's tokenizer, for a GGUF file.
 
     Returns:
         Its answers, and the tokens its chat template gives.
 
     Raises:
-        ExportError: the folder cannot be read there.
+        ExportError: it cannot be read there.
     """
     with tempfile.TemporaryDirectory(prefix="weitiao-check-") as name:
         request, result, logits = (Path(name) / file for file in ("request.json", "result.json", "logits.safetensors"))
@@ -121,17 +126,86 @@ def answer_there(folder: Path, prompts: Sequence[CheckPrompt]) -> Answers:
             "prompts": [prompt.token_ids for prompt in prompts],
             "messages": [prompt.messages for prompt in prompts],
             "n_new": N_NEW,
+            "tokenizer": str(tokenizer),
         }
         request.write_text(json.dumps(content), encoding="utf-8")
         # -P: the script's own folder must not be searched for modules.
-        command = [sys.executable, "-P", str(Path(__file__).with_name("reload.py")), *map(str, (folder, request, result, logits))]
+        command = [sys.executable, "-P", str(Path(__file__).with_name("reload.py")), *map(str, (place, request, result, logits))]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
         process = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if process.returncode != 0:
             reason = "\n".join(process.stderr.strip().splitlines()[-3:])
-            raise ExportError("plain transformers cannot read the exported folder", where=str(folder), hint=reason)
+            raise ExportError("plain transformers cannot read what was exported", where=str(place), hint=reason)
         answered = json.loads(result.read_text(encoding="utf-8"))
         return Answers(answered["tokens"], load_file(logits)["logits"], answered["template_ids"])
+
+
+def answer_openvino(python: Path, folder: Path, prompts: Sequence[CheckPrompt]) -> list[list[int]]:
+    """Answer with an OpenVINO folder, in a fresh process of the environment that holds openvino-genai.
+
+    Args:
+        python: of that environment.
+        folder: what optimum-intel wrote.
+        prompts: what to answer.
+
+    Returns:
+        Each answer's tokens.
+
+    Raises:
+        ExportError: the folder cannot be read there.
+    """
+    with tempfile.TemporaryDirectory(prefix="weitiao-check-") as name:
+        request, result = Path(name) / "request.json", Path(name) / "result.json"
+        content = {
+            "prompts": [prompt.token_ids for prompt in prompts],
+            "messages": [prompt.messages for prompt in prompts],
+            "n_new": N_NEW,
+        }
+        request.write_text(json.dumps(content), encoding="utf-8")
+        command = [str(python), "-P", str(Path(__file__).with_name("reload_openvino.py")), *map(str, (folder, request, result))]
+        process = subprocess.run(command, capture_output=True, text=True, check=False)
+        if process.returncode != 0:
+            reason = "\n".join(process.stderr.strip().splitlines()[-3:])
+            raise ExportError("openvino-genai cannot read what was exported", where=str(folder), hint=reason)
+        answered: list[list[int]] = json.loads(result.read_text(encoding="utf-8"))["tokens"]
+        return answered
+
+
+def compare_tokens(
+    expected: Answers, found: Sequence[Sequence[int]], file_dtype: str, folder: Path, prompts: Sequence[CheckPrompt]
+) -> dict[str, object]:
+    """Compare greedy answers of an engine that shows no logits.
+
+    Args:
+        expected: of the run's model.
+        found: of the engine, with or without the stop token at their end.
+        file_dtype: of the folder's weights; decides the tolerance.
+        folder: for messages.
+        prompts: what was answered.
+
+    Returns:
+        ``n_prompts``, ``equal_answers`` and ``equal_tokens`` (shares, in [0, 1]), ``tolerance``, ``dtype``.
+
+    Raises:
+        ExportError: fewer tokens than ``TOKEN_TOLERANCES`` says agree up to the first that differs.
+    """
+    n_same = n_equal = n_tokens = 0
+    for here, there in zip(expected.tokens, found, strict=True):
+        same = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(here, there, strict=False))))
+        ended = same == len(there) and same >= len(here) - 1
+        n_equal += ended
+        n_same += len(here) if ended else same
+        n_tokens += len(here)
+    share = n_same / n_tokens if n_tokens else 1.0
+    tolerance = TOKEN_TOLERANCES[file_dtype]
+    if share < tolerance:
+        raise ExportError(
+            f"the exported weights answer otherwise than the trained model: {share:.0%} of the tokens agree where {tolerance:.0%} must",
+            where=str(folder),
+            hint="export with more bits (dtype), or use the adapter with its base",
+        )
+    equal = n_equal / len(prompts) if prompts else 1.0
+    return {"n_prompts": len(prompts), "equal_answers": equal, "equal_tokens": share, "tolerance": tolerance, "dtype": file_dtype}
 
 
 def compare(expected: Answers, found: Answers, file_dtype: str, folder: Path, prompts: Sequence[CheckPrompt]) -> dict[str, object]:
@@ -169,7 +243,7 @@ def compare(expected: Answers, found: Answers, file_dtype: str, folder: Path, pr
                 f"the exported weights answer otherwise than the trained model: logits differ by {worst:.2g} of their size where "
                 f"{tolerance:g} is allowed, answers agree in {n_same} of {len(here)} tokens",
                 where=f"{folder}, {prompt.sample.origin}",
-                hint="export in float32, or use the adapter with its base",
+                hint="export with more bits (dtype), or use the adapter with its base",
             )
     share = n_equal / len(prompts) if prompts else 1.0
     return {"n_prompts": len(prompts), "equal_answers": share, "logit_difference": worst, "tolerance": tolerance, "dtype": file_dtype}

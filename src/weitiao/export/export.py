@@ -8,6 +8,7 @@ from pathlib import Path
 
 from weitiao.errors import ExportError
 from weitiao.export.card import write_card
+from weitiao.export.converted import write_gguf_folder, write_ollama_folder, write_openvino_folder
 from weitiao.export.merged import write_merged
 from weitiao.log import logger
 from weitiao.model import read_facts
@@ -73,7 +74,31 @@ def _make_merged(checkpoint: Path, export: Export, run_path: Path, folder: Path,
     return check
 
 
+def _make_gguf(checkpoint: Path, export: Export, run_path: Path, folder: Path, samples: Sequence[Sample]) -> dict[str, object]:
+    assert export.kind == "gguf"
+    check = write_gguf_folder(checkpoint, folder, export.dtype, samples, run_path.resolve().name)
+    write_card(folder, checkpoint, run_path, kind="gguf", check=check)
+    return check
+
+
+def _make_ollama(checkpoint: Path, export: Export, run_path: Path, folder: Path, samples: Sequence[Sample]) -> dict[str, object]:
+    assert export.kind == "ollama"
+    check = write_ollama_folder(checkpoint, folder, export.dtype, samples, run_path, run_path.resolve().name)
+    write_card(folder, checkpoint, run_path, kind="ollama", check=check)
+    return check
+
+
+def _make_openvino(checkpoint: Path, export: Export, run_path: Path, folder: Path, samples: Sequence[Sample]) -> dict[str, object]:
+    assert export.kind == "openvino"
+    check = write_openvino_folder(checkpoint, folder, export.dtype, samples)
+    write_card(folder, checkpoint, run_path, kind="openvino", check=check)
+    return check
+
+
 MAKERS: dict[str, Maker] = {
     "adapter": _make_adapter,
     "merged": _make_merged,
+    "gguf": _make_gguf,
+    "ollama": _make_ollama,
+    "openvino": _make_openvino,
 }

@@ -41,7 +41,7 @@ def write_merged(checkpoint: Path, folder: Path, dtype: str, samples: Sequence[S
     facts = read_facts(checkpoint)
     tuned = load_checkpoint(checkpoint, device="cpu", dtype=torch.float32)
     file_dtype = _file_dtype(tuned.path) if dtype == "auto" else dtype
-    _check_room(tuned.network, DTYPES[file_dtype], folder.parent)
+    check_room(tuned.network, DTYPES[file_dtype], folder.parent)
     section = Chat(**facts.chat)
     prompts = check_prompts(make_renderer(tuned.processor, section), samples, facts.max_prompt_tokens)
     expected = answer_here(tuned.network, prompts)
@@ -52,24 +52,41 @@ def write_merged(checkpoint: Path, folder: Path, dtype: str, samples: Sequence[S
 
 
 def _save(tuned: LoadedModel, section: Chat, dtype: torch.dtype, folder: Path) -> None:
+    network, processor = merged_network(tuned), tuned.processor
+    network.to(dtype)
+    network.save_pretrained(folder)
+    tokenizer = getattr(processor, "tokenizer", processor)
+    tokenizer.chat_template = chat_template(tokenizer, section.enable_thinking)
+    processor.save_pretrained(folder)
+
+
+def merged_network(tuned: LoadedModel) -> Any:
+    """The plain network with its adapter merged in, set to answer greedily and to stop at every stop token.
+
+    Args:
+        tuned: in float32; its network is used up.
+
+    Returns:
+        A transformers model in float32.
+
+    Raises:
+        ExportError: the adapter holds numbers that are not finite.
+    """
     from peft import PeftModel
 
-    network, tokenizer = tuned.network, tuned.processor
-    stop_ids, bos_id = network.generation_config.eos_token_id, network.config.bos_token_id
+    network, tokenizer = tuned.network, getattr(tuned.processor, "tokenizer", tuned.processor)
+    stop_ids, bos_id = network.generation_config.eos_token_id, network.config.get_text_config().bos_token_id
     if isinstance(network, PeftModel):
         try:
             network = network.merge_and_unload(safe_merge=True)
         except ValueError as error:
             raise ExportError(f"the adapter cannot be merged: {error}", where=str(tuned.path)) from error
-    network.to(dtype)
     # Greedy, as the run's figures were got; every stop token, so that no server runs on.
     network.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False, eos_token_id=stop_ids, pad_token_id=tokenizer.pad_token_id, bos_token_id=bos_id
     )
     network.config.use_cache = True
-    network.save_pretrained(folder)
-    tokenizer.chat_template = chat_template(tokenizer, section.enable_thinking)
-    tokenizer.save_pretrained(folder)
+    return network
 
 
 def _file_dtype(base: Path) -> str:
@@ -79,7 +96,8 @@ def _file_dtype(base: Path) -> str:
     return named if named in DTYPES else "float32"
 
 
-def _check_room(network: Any, dtype: torch.dtype, folder: Path) -> None:
+def check_room(network: Any, dtype: torch.dtype, folder: Path) -> None:
+    """Raise ``ExportError`` where the weights in ``dtype`` do not fit on the disk of ``folder``."""
     needed = sum(parameter.numel() for parameter in network.parameters()) * dtype.itemsize
     free = shutil.disk_usage(folder).free
     if free < 1.1 * needed:

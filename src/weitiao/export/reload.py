@@ -1,6 +1,7 @@
-"""Answers prompts with a Hugging Face folder, using transformers and nothing of this project; run as a script in a fresh process.
+"""Answers prompts with a Hugging Face folder or a GGUF file, using transformers and nothing of this project.
 
-python reload.py FOLDER REQUEST.json RESULT.json LOGITS.safetensors
+Run as a script in a fresh process:
+python reload.py PLACE REQUEST.json RESULT.json LOGITS.safetensors
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
 
 
 def greedy_answers(network: Any, prompts: Sequence[Sequence[int]], n_new: int) -> tuple[list[list[int]], Tensor]:
@@ -52,11 +53,38 @@ def greedy_answers(network: Any, prompts: Sequence[Sequence[int]], n_new: int) -
     return answers, torch.stack(output.logits, dim=1).float()
 
 
-def main(folder: str, request: str, result: str, logits_file: str) -> None:
+def read_folder(folder: Path) -> tuple[Any, Any]:
+    """A folder's model in float32 and its tokenizer."""
+    network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    return network, AutoTokenizer.from_pretrained(folder)
+
+
+def read_gguf(file: Path, tokenizer_folder: str) -> tuple[Any, Any]:
+    """A GGUF file's model with its weights unpacked to float32; its template and end tokens with the tokenizer of the run.
+
+    transformers makes a tokenizer of a GGUF file without its added tokens, so that token ids are taken from the run's; that the
+    file lists the same tokens is checked here.
+    """
+    from gguf import GGUFReader
+
+    network = AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+    )
+    said = {name: field.contents() for name, field in GGUFReader(file).fields.items() if name.startswith("tokenizer.")}
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    listed = {token: index for index, token in enumerate(said["tokenizer.ggml.tokens"])}
+    if any(listed.get(token) != index for token, index in tokenizer.get_vocab().items()):
+        raise SystemExit("the file lists other tokens than the run's tokenizer")
+    tokenizer.chat_template = said["tokenizer.chat_template"]
+    ends = [said[f"tokenizer.ggml.{name}_token_id"] for name in ("eos", "eot") if f"tokenizer.ggml.{name}_token_id" in said]
+    network.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=said["tokenizer.ggml.padding_token_id"])
+    return network, tokenizer
+
+
+def main(place: str, request: str, result: str, logits_file: str) -> None:
     """Read a request, answer it, write the result."""
     wanted = json.loads(Path(request).read_text(encoding="utf-8"))
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    network: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    network, tokenizer = read_gguf(Path(place), wanted["tokenizer"]) if place.endswith(".gguf") else read_folder(Path(place))
     network.eval()
     template_ids = [
         tokenizer(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False), add_special_tokens=False)["input_ids"]

@@ -22,6 +22,8 @@ def calibrated(probabilities: Mapping[str, float], temperature: float) -> dict[s
 
     Example: 0.8 and 0.2 at temperature 2 give 0.667 and 0.333.
     """
+    if temperature == 1.0:
+        return dict(probabilities)
     logs = [math.log(max(p, 1e-12)) / temperature for p in probabilities.values()]
     largest = max(logs)
     weights = [math.exp(value - largest) for value in logs]

@@ -261,7 +261,29 @@ class MergedExport(Section):
     """Of the files; ``auto`` is that of the base's own files. Merging itself is done in float32."""
 
 
-Export = Annotated[AdapterExport | MergedExport, Field(discriminator="kind")]
+class GgufExport(Section):
+    """One GGUF file, for llama.cpp and the programs around it."""
+
+    kind: Literal["gguf"] = "gguf"
+    dtype: Literal["f16", "q8_0"] = "q8_0"
+    """Of the matrices; ``q8_0`` is half as large as ``f16``."""
+
+
+class OllamaExport(Section):
+    """A GGUF file with its Modelfile, for ``ollama create``."""
+
+    kind: Literal["ollama"] = "ollama"
+    dtype: Literal["f16", "q8_0"] = "q8_0"
+
+
+class OpenvinoExport(Section):
+    """OpenVINO's format, for Intel and other x86 CPUs. Needs optimum-intel in an environment of its own; says how when it is absent."""
+
+    kind: Literal["openvino"] = "openvino"
+    dtype: Literal["float32", "float16", "int8"] = "int8"
+
+
+Export = Annotated[AdapterExport | MergedExport | GgufExport | OllamaExport | OpenvinoExport, Field(discriminator="kind")]
 
 
 class Run(Section):
