@@ -37,10 +37,8 @@ def _show(planned: Plan) -> None:
     from weitiao.cli.display import duration
     from weitiao.cli.show import result_table, say, size, stderr_console
 
-    share = planned.n_trainable / planned.n_parameters
-    say(
-        f"{planned.model}: {planned.n_parameters:,} parameters, {planned.n_trainable:,} trained ({share:.2%}), {planned.dtype} on {planned.device}"
-    )
+    trained = f"{planned.n_trainable:,} trained ({planned.n_trainable / planned.n_parameters:.2%})"
+    say(f"{planned.model}: {planned.n_parameters:,} parameters, {trained}, {planned.dtype} on {planned.device}")
     shortened = f", {planned.n_shortened:,} of them shortened" if planned.n_shortened else ""
     say(f"{planned.n_rows:,} training rows{shortened}; the longest has {planned.longest_row:,} tokens")
     say(f"{planned.n_tokens:,} tokens an epoch, {planned.n_supervised_tokens:,} of them trained; {planned.n_steps:,} optimizer steps")
