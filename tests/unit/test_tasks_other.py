@@ -111,7 +111,11 @@ def test_the_first_caption_of_an_answer_counts():
 
 def test_cider_knows_the_whole_set_of_rows():
     said_and_true = [("a cat sits on the mat", "a cat sits on the mat"), ("a dog", "two dogs run in the park")]
-    samples = [CAPTION.make_sample(Record("f", str(i), images=(PICTURE,), captions=(true,))) for i, (_, true) in enumerate(said_and_true)]
+    photos = (Path("a.png"), Path("b.png"))
+    samples = [
+        CAPTION.make_sample(Record("f", str(i), images=(photo,), captions=(true,)))
+        for i, (photo, (_, true)) in enumerate(zip(photos, said_and_true, strict=True))
+    ]
     scorer = CAPTION.for_rows(samples)
     rows = [
         scorer.counts(scorer.parse(said(text), sample), said(text), sample)
