@@ -93,12 +93,7 @@ def load_network(folder: Path, dtype: torch.dtype, device: torch.device, *, trus
     loader = AutoModelForImageTextToText if is_vision(folder) else AutoModelForCausalLM
     try:
         network = loader.from_pretrained(
-            folder,
-            dtype=dtype,
-            attn_implementation="sdpa",
-            trust_remote_code=trust_remote_code,
-            use_safetensors=True,
-            state_dict=_tensors_read_when_needed(folder) if device.type == "cpu" else None,
+            folder, dtype=dtype, attn_implementation="sdpa", trust_remote_code=trust_remote_code, use_safetensors=True
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"the weights cannot be loaded: {_first_line(error)}", where=str(folder)) from error
@@ -140,20 +135,6 @@ def _load_processor(folder: Path, *, trust_remote_code: bool) -> Any:
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"the tokenizer cannot be loaded: {_first_line(error)}", where=str(folder)) from error
     return load_vision_processor(folder, tokenizer) if is_vision(folder) else tokenizer
-
-
-def _tensors_read_when_needed(folder: Path) -> dict[str, Any] | None:
-    """Weights that are read, not mapped: pages of a mapped file would count as memory beside the float32 copy. None: no such files."""
-    from safetensors import safe_open
-
-    index = folder / "model.safetensors.index.json"
-    names = ["model.safetensors"]
-    if index.exists():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    if not all((folder / name).exists() for name in names):
-        return None
-    files = [safe_open(folder / name, framework="pt", backend="pread") for name in names]
-    return {name: file.get_slice(name) for file in files for name in file.keys()}  # noqa: SIM118 - a file, not a dict
 
 
 def _first_line(error: Exception) -> str:
