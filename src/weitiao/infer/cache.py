@@ -74,6 +74,13 @@ class RoomyCache(Cache):
             cache.update(layer.keys.expand(n_rows, -1, -1, -1), layer.values.expand(n_rows, -1, -1, -1), i)
         return cache
 
+    def joined(self, other: RoomyCache) -> RoomyCache:
+        """A cache of this one's rows and then the other's, the narrower filled up with zeros on the left."""
+        cache = RoomyCache()
+        for i, (layer, added) in enumerate(zip(self._roomy(), other._roomy(), strict=True)):
+            cache.update(_stacked(layer.keys, added.keys), _stacked(layer.values, added.values), i)
+        return cache
+
     def keep(self, rows: Sequence[int], columns_T: Tensor) -> None:
         """Drop all rows and columns that are not named, in every layer."""
         rows_B = torch.tensor(list(rows), device=columns_T.device)
@@ -82,6 +89,11 @@ class RoomyCache(Cache):
 
     def _roomy(self) -> list[RoomyLayer]:
         return [layer for layer in self.layers if isinstance(layer, RoomyLayer)]
+
+
+def _stacked(states: Tensor, more: Tensor) -> Tensor:
+    n_columns = max(states.shape[-2], more.shape[-2])
+    return torch.cat([torch.nn.functional.pad(part, (0, 0, n_columns - part.shape[-2], 0)) for part in (states, more)])
 
 
 def _with_room(states: Tensor, n_columns: int) -> Tensor:

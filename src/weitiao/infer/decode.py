@@ -22,10 +22,11 @@ from weitiao.seams import Answer, EndedBy, Renderer, Sampling
 
 
 @dataclass(slots=True)
-class _Row:
+class Row:
     """An answer that is being written."""
 
     prompt: Prompt
+    sampling: Sampling
     matcher: Matcher | None
     generator: torch.Generator | None
     token_ids: list[int] = field(default_factory=list)
@@ -61,14 +62,14 @@ def decode_batch(
     """
     n_prefix = prefix.get_seq_length() if prefix else 0
     reading = read_batch(network, [prompt.token_ids[n_prefix:] for prompt in prompts], prefix, renderer.pad_token_id, seen)
-    rows = [_Row(p, m, _generator(sampling, p.sample.id)) for p, m in zip(prompts, matchers, strict=True)]
+    rows = [new_row(prompt, matcher, sampling) for prompt, matcher in zip(prompts, matchers, strict=True)]
     stop_ids = frozenset(renderer.stop_token_ids)
     while True:
-        tokens = _choose(next_logits(network, reading.hidden), rows, sampling)
+        tokens = choose(next_logits(network, reading.hidden), rows, sampling)
         running = []
         for i, (row, token) in enumerate(zip(rows, tokens, strict=True)):
-            if _take(row, token, stop_ids, sampling.max_new_tokens):
-                yield row.prompt.index, _answer(row, renderer)
+            if take(row, token, stop_ids):
+                yield row.prompt.index, answer_of(row, renderer)
             else:
                 running.append(i)
         if not running:
@@ -83,7 +84,12 @@ def _go_on(network: Network, reading: Reading, running: Sequence[int], tokens: S
     read_next(network, reading, torch.tensor(tokens, device=network.device))
 
 
-def _take(row: _Row, token: int, stop_ids: frozenset[int], max_new_tokens: int) -> bool:
+def new_row(prompt: Prompt, matcher: Matcher | None, sampling: Sampling) -> Row:
+    """An answer of which nothing is written yet."""
+    return Row(prompt, sampling, matcher, _generator(sampling, prompt.sample.id))
+
+
+def take(row: Row, token: int, stop_ids: frozenset[int]) -> bool:
     """Add a token to an answer; whether the answer is finished by it."""
     row.token_ids.append(token)
     if token in stop_ids:
@@ -94,17 +100,19 @@ def _take(row: _Row, token: int, stop_ids: frozenset[int], max_new_tokens: int) 
         if row.matcher.is_complete():
             row.ended_by = "constraint"
             return True
-    return len(row.token_ids) == max_new_tokens
+    return len(row.token_ids) == row.sampling.max_new_tokens
 
 
-def _answer(row: _Row, renderer: Renderer) -> Answer:
+def answer_of(row: Row, renderer: Renderer) -> Answer:
+    """A row's answer as it stands."""
     return Answer(renderer.decode(row.token_ids), len(row.prompt.token_ids), len(row.token_ids), row.ended_by)
 
 
 # ---- choosing a token -------------------------------------------------------------------------------------------------
 
 
-def _choose(logits_BV: Tensor, rows: Sequence[_Row], sampling: Sampling) -> list[int]:
+def choose(logits_BV: Tensor, rows: Sequence[Row], sampling: Sampling) -> list[int]:
+    """The next token of each row, all of the same sampling; raises ``EngineError`` where the logits are not finite."""
     for logits_V, row in zip(logits_BV, rows, strict=True):
         if row.matcher:
             logits_V.masked_fill_(~row.matcher.allowed(logits_V.shape[0]).to(logits_V.device), -torch.inf)

@@ -163,6 +163,18 @@ def keep_rows(reading: Reading, rows: Sequence[int]) -> None:
     reading.positions = reading.positions[index_B]
 
 
+def add_rows(reading: Reading, more: Reading) -> Reading:
+    """Both in one, the rows of ``more`` last; each row keeps its columns, flush right."""
+    n_columns = max(reading.mask.shape[1], more.mask.shape[1])
+    masks = [torch.nn.functional.pad(part.mask, (n_columns - part.mask.shape[1], 0), value=False) for part in (reading, more)]
+    return Reading(
+        torch.cat([reading.hidden, more.hidden]),
+        reading.cache.joined(more.cache),
+        torch.cat(masks),
+        torch.cat([reading.positions, more.positions]),
+    )
+
+
 def next_logits(network: Network, hidden_BH: Tensor) -> Tensor:
     """Logits in float32, of the given positions only."""
     logits_BV: Tensor = network.get_output_embeddings()(hidden_BH)
