@@ -1,13 +1,11 @@
-"""The order of things: ``run_recipe`` is the whole path on one screen, the rest are its stages and what can be seen before it."""
+"""The order of things: ``run_recipe`` is the whole path on one screen, the rest are its stages."""
 
 from __future__ import annotations
 
 import json
 import random
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import groupby
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,8 @@ from weitiao import chat, data, encode, evaluate, export, infer, model, report, 
 from weitiao.errors import RecipeError
 from weitiao.recipe import Recipe
 from weitiao.seams import (
-    DataReport,
     EncodedSet,
     LoadedModel,
-    Picture,
     Renderer,
     RunSummary,
     Sample,
@@ -90,68 +86,6 @@ def train_recipe(recipe: Recipe, path: Path, mode: runs.Mode = "new") -> TrainRe
         base = encode.see_pictures(base, renderer, samples, store=_stores_features(recipe))
         _record_inputs(run, samples, encoded, base, recipe)
         return _train(run, base, renderer, encoded, task, samples, evaluate.NOTHING, recipe, tracker)
-
-
-# ---- before a run -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class LookRow:
-    """A row as the model sees it."""
-
-    origin: str
-    pieces: tuple[tuple[str, bool], ...]
-    """Text and whether it is trained, in order."""
-    ids: tuple[int, ...]
-    n_tokens: int
-    n_trained: int
-    n_shortened: int
-    pictures: tuple[Picture, ...] = ()
-    """Images of the row, with their size in the model and their tokens."""
-
-
-def check_recipe(recipe: Recipe) -> DataReport:
-    """Read and audit a recipe's data; nothing is trained or written.
-
-    Args:
-        recipe: to be checked.
-
-    Returns:
-        What was read, kept, rejected and found.
-    """
-    return data.load_samples(recipe.data, tasks.make_task(recipe.task, recipe.data.system), recipe.run.seed).report
-
-
-def look_at(recipe: Recipe, n: int) -> list[LookRow]:
-    """Show training rows as tokens.
-
-    Args:
-        recipe: whose data and template are looked at.
-        n: rows, >= 1.
-
-    Returns:
-        The first rows of the training part.
-    """
-    task = tasks.make_task(recipe.task, recipe.data.system)
-    samples = data.load_samples(recipe.data, task, recipe.run.seed)
-    renderer = chat.make_renderer(model.load_processor(recipe.model), recipe.chat, recipe.encode.keep)
-    limit = encode.encode_samples(samples, renderer, recipe.encode, allow_dropped=1.0).max_prompt_tokens
-    return [_look_row(sample, renderer, limit) for sample in samples.train[:n]]
-
-
-def _look_row(sample: Sample, renderer: Renderer, limit: int) -> LookRow:
-    row = renderer.conversation(sample.messages, limit)
-    marked = zip(row.input_ids, row.trained, strict=True)
-    runs_of_tokens = [(trained, [token for token, _ in run]) for trained, run in groupby(marked, key=lambda pair: pair[1])]
-    pieces = tuple((_REPEATED.sub(_times, renderer.text(ids)), trained) for trained, ids in runs_of_tokens)
-    return LookRow(sample.origin, pieces, tuple(row.input_ids), len(row.input_ids), sum(row.trained), row.n_shortened, row.pictures)
-
-
-_REPEATED = re.compile(r"(<\|image_pad\|>){2,}")
-
-
-def _times(placeholders: re.Match[str]) -> str:
-    return f"<|image_pad|> × {placeholders.group().count('<|image_pad|>')}"
 
 
 # ---- stages -----------------------------------------------------------------------------------------------------------
@@ -291,7 +225,7 @@ def _checkpoint_facts(base: LoadedModel, limit: int, recipe: Recipe) -> model.Ch
 
 
 def _record_inputs(run: runs.Run, samples: SampleSet, encoded: EncodedSet, base: LoadedModel, recipe: Recipe) -> None:
-    run.save("data", {**asdict(samples.report), "tokens": encode.token_report(encoded, recipe.encode.max_tokens)})
+    run.save("data", asdict(encode.with_tokens(samples.report, encoded, recipe.encode.max_tokens, recipe.data.allow_dropped)))
     hashes = {"data": samples.report.fingerprint, "weights": model.weights_hash(base.path)}
     run.update(device=str(base.network.device), dtype=str(base.dtype).removeprefix("torch."), hashes=hashes)
 

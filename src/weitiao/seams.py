@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from weitiao.errors import RowError
+
 IGNORED = -100
 """Label of a token that is not trained (the value that torch's cross entropy ignores)."""
 
@@ -151,6 +153,8 @@ class DataReport:
     """SHA-256 over the kept rows and their split."""
     statistics: Mapping[str, Any] = field(default_factory=dict)
     """Histograms and counts for the report: label balance, character lengths, image sizes."""
+    tokens: Mapping[str, Any] = field(default_factory=dict)
+    """Lengths of the training rows in tokens and what was cut; ``not_counted`` says why there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +234,12 @@ class EncodedSet:
     """Tokens per row."""
     max_prompt_tokens: int
     """Longest prompt of the run: training, evaluation and prediction shorten a text to it."""
+    findings: tuple[Finding, ...] = ()
+    """What is to be said of lengths: rows shortened, rows too long, the longest row, the one with most image tokens."""
+    full_lengths: Mapping[str, Any] = field(default_factory=dict)
+    """How the lengths of the samples in tokens are spread, before anything was cut; ``at``: origin of the longest."""
+    image_tokens: Mapping[str, Any] = field(default_factory=dict)
+    """The same of the tokens that stand for images, over samples with images; empty without."""
 
 
 class Steps(Protocol):
@@ -426,6 +436,10 @@ class Renderer(Protocol):
 
     def conversations(self, batch: Sequence[Sequence[Message]]) -> list[Rendered]:
         """``conversation`` of each, at full length, on all cores."""
+        ...
+
+    def shortened(self, batch: Sequence[Sequence[Message]], lengths: Sequence[int], max_tokens: int) -> list[Rendered | RowError]:
+        """``conversation`` of each, or why there is none, on all cores; ``lengths`` are their prompts' tokens, above ``max_tokens``."""
         ...
 
     def conversation(self, messages: Sequence[Message], max_tokens: int | None = None) -> Rendered:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,9 @@ import pytest
 from tests.tiny import build_tokenizer
 
 from weitiao.chat import make_renderer
-from weitiao.encode import encode_samples, plan_steps, token_report
-from weitiao.errors import Problems
+from weitiao.chat.texts import TextTokens
+from weitiao.encode import encode_samples, plan_steps, token_report, with_tokens
+from weitiao.errors import Problems, RowError
 from weitiao.recipe.sections import Chat, Encode
 from weitiao.seams import IGNORED, DataReport, EncodedRow, Message, Part, Sample, SampleSet, text_message
 
@@ -75,7 +79,104 @@ def test_rows_rendered_together_are_those_rendered_one_by_one(family: Any) -> No
 def test_a_text_is_cut_between_the_librarys_own_tokens(text: str) -> None:
     tokenizer = build_tokenizer("qwen3")
     library = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True)["offset_mapping"]
-    assert make_renderer(build_tokenizer("qwen3"), Chat())._spans(text) == library
+    assert TextTokens(build_tokenizer("qwen3")).spans([text, "other"])[0] == library
+
+
+def shortened_one_by_one(renderer: Any, messages: Any, max_tokens: int) -> list[int] | None:
+    """The rule in its plainest form: take out tokens of the longest text, render and count again until the prompt fits."""
+    text = messages[1].parts[0].text
+    spans = TextTokens(renderer.tokenizer).spans([text])[0]
+    n_kept, prompt = len(spans), renderer.prompt(messages[:-1]).input_ids
+    while len(prompt) > max_tokens:
+        n_kept -= len(prompt) - max_tokens
+        if n_kept < 0:
+            return None
+        cuts = [0, *(a[1] for a, b in pairwise(spans) if b[0] >= a[1]), len(text)]
+
+        def head(n: int, cuts: list[int] = cuts) -> str:
+            return text[: max(cut for cut in cuts if cut <= (spans[n - 1][1] if n else 0))]
+
+        def tail(n: int, cuts: list[int] = cuts) -> str:
+            return text[min(cut for cut in cuts if cut >= (spans[-n][0] if n else len(text))) :]
+
+        n_head = (n_kept - 1) * 2 // 3
+        both = head(n_kept) if n_kept < 3 else head(n_head) + "…" + tail(n_kept - 1 - n_head)
+        kept = {"head": head(n_kept), "tail": tail(n_kept), "head_tail": both}[renderer.keep]
+        messages = [messages[0], Message("user", (Part("text", kept), *messages[1].parts[1:])), *messages[2:]]
+        prompt = renderer.prompt(messages[:-1]).input_ids
+    return list(renderer.conversation(messages).input_ids)
+
+
+@pytest.mark.parametrize("keep", ["head", "tail", "head_tail"])
+def test_rows_shortened_together_are_those_shortened_one_by_one(keep: Any) -> None:
+    draw = random.Random(5)
+    pieces = [
+        "停车难",
+        "。",
+        "\n\n",
+        "  ",
+        "👍🏽",
+        "é e\u0301",
+        "the quick ",
+        "123",
+        "<|im_end|>",
+        "<think>",
+        "\u2028",
+        ",",
+        "小区垃圾堆积成山",
+    ]
+    asked = ["分类", "", "  blanks before\n"]
+    batch = []
+    for i in range(60):
+        text = "".join(draw.choices(pieces, k=draw.randrange(20, 200)))
+        user = Message("user", (Part("text", text, shortenable=True), Part("text", asked[i % 3])))
+        turns = [text_message("system", "分类"), user, text_message("assistant", "noise")]
+        turns += [text_message("user", "and now?"), text_message("assistant", "parking")] if i % 4 == 0 else []
+        batch.append(turns)
+    renderer = make_renderer(build_tokenizer("qwen3"), Chat(), keep)
+    lengths = [len(renderer.prompt(messages[:-1]).input_ids) for messages in batch]
+    for max_tokens in (90, 30, 12):
+        over = [i for i, length in enumerate(lengths) if length > max_tokens]
+        rows = renderer.shortened([batch[i] for i in over], [lengths[i] for i in over], max_tokens)
+        wanted = [shortened_one_by_one(renderer, batch[i], max_tokens) for i in over]
+        assert [None if isinstance(row, RowError) else row.input_ids for row in rows] == wanted
+        assert len(over) > 20
+        for i, row in zip(over, rows, strict=True):
+            if not isinstance(row, RowError):
+                assert row == renderer.conversation(batch[i], max_tokens)
+                prompt = renderer.prompt(batch[i][:-1], max_tokens).input_ids
+                assert row.input_ids[: len(prompt)] == prompt
+            else:
+                assert row.what.startswith(f"the prompt has {lengths[i]} tokens, and what may not be shortened alone is longer than the")
+
+
+def test_a_row_that_cannot_be_rendered_is_listed_and_the_others_are_encoded() -> None:
+    rows = [sample(1, "停水", "water"), sample(2, "停车", "<think>no</think>parking"), sample(3, "噪音", "noise")]
+    encoded = encode(rows, make_renderer(build_tokenizer("qwen3"), Chat()), allow_dropped=0.5)
+    assert dict(encoded.dropped) == {"id-2": "rows.jsonl:2: an answer holds a think block, but thinking is off"}
+    assert len(encoded.rows) == 2
+
+
+def test_what_is_to_be_said_of_lengths(renderer: Any) -> None:
+    rows = [sample(i, "停车难 " * (200 if i in (3, 5) else 2), "parking") for i in range(1, 9)] + [sample(9, "停水", "word " * 200)]
+    encoded = encode(rows, renderer, max_tokens=128, allow_dropped=0.5)
+    full = [len(row.input_ids) - 1 for row in renderer.conversations([row.messages for row in rows])]
+    said = {finding.code: finding for finding in encoded.findings}
+    assert list(said) == ["too-long-rows", "shortened-rows", "longest-row"]
+    assert (said["shortened-rows"].count, said["shortened-rows"].origins) == (2, ("rows.jsonl:3", "rows.jsonl:5"))
+    assert (said["too-long-rows"].count, said["too-long-rows"].origins) == (1, ("rows.jsonl:9",))
+    assert said["longest-row"].origins == (f"rows.jsonl:{full.index(max(full)) + 1}",)
+    assert said["longest-row"].message.startswith(f"the longest training row has {max(full):,} tokens; half have at most ")
+    assert sum(encoded.full_lengths["counts"]) == 9
+    assert (encoded.full_lengths["min"], encoded.full_lengths["max"]) == (min(full), max(full))
+    report = with_tokens(replace(REPORT, split={"train": 9}), encoded, 128, 0.01)
+    assert [(finding.severity, finding.code) for finding in report.findings] == [
+        ("error", "too-long-rows"),
+        ("warning", "shortened-rows"),
+        ("note", "longest-row"),
+    ]
+    assert with_tokens(replace(REPORT, split={"train": 9}), encoded, 128, 0.5).findings[0].severity == "warning"
+    assert report.tokens["shortened"] == 2
 
 
 def test_a_row_without_an_answer_is_listed(renderer: Any) -> None:

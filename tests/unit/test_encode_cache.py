@@ -259,7 +259,7 @@ def test_full_texts_that_will_be_shortened_are_not_kept(renderer: Any, cache: Pa
 
 def test_memory_does_not_grow_with_the_rows(renderer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("weitiao.encode.rows.WINDOW_ROWS", 16)
-    monkeypatch.setattr("weitiao.chat.render.N_KNOWN", 32)
+    monkeypatch.setattr("weitiao.chat.texts.N_KNOWN", 32)
 
     def peak(n: int) -> int:
         folder = tmp_path / str(n)

@@ -10,22 +10,19 @@ A conversation that the assistant opens is a plain document: no template, every 
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from weitiao.chat.images import ImageReader, make_image_reader
 from weitiao.chat.images_tokens import PLACEHOLDER, template_content, tokens_of_images, with_pictures
-from weitiao.chat.shorten import Keep, longest_shortenable, shortened, with_text
-from weitiao.chat.template import chat_template, control_tokens, stop_token
+from weitiao.chat.shorten import Keep, fit_prompts
+from weitiao.chat.template import chat_template, stop_token, what_follows
+from weitiao.chat.texts import TextTokens
 from weitiao.errors import ModelError, RowError
 from weitiao.recipe.sections import Chat
 from weitiao.seams import Message, Picture, Rendered
-
-N_KNOWN = 4096
-"""Texts whose tokens are remembered, at least the last ones that were asked for together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +77,7 @@ class QwenRenderer:
         names = dict.fromkeys([self.stop_token, self.document_end])
         self.stop_token_ids: tuple[int, ...] = tuple(tokenizer.convert_tokens_to_ids(name) for name in names)
         self.pad_token_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.stop_token_ids[-1]
-        self._control_ids = control_tokens(tokenizer)
-        self._control = re.compile("(" + "|".join(map(re.escape, self._control_ids)) + ")")
-        self._known: dict[str, Sequence[int]] = {}
+        self._texts = TextTokens(tokenizer)
 
     def conversation(self, messages: Sequence[Message], max_tokens: int | None = None) -> Rendered:
         """Tokens of a whole conversation.
@@ -97,9 +92,7 @@ class QwenRenderer:
         Raises:
             RowError: the conversation does not end with an answer, or the template alone is longer than ``max_tokens``.
         """
-        pictures = self._pictures(messages)
-        prompt, n_shortened = self._fit(_answered(messages)[:-1], max_tokens, pictures)
-        return self._tokens(self._pieces([*prompt, messages[-1]], answer_follows=False), n_shortened, pictures)
+        return self._fitted(_answered(messages), max_tokens, answered=True)
 
     def conversations(self, batch: Sequence[Sequence[Message]]) -> list[Rendered]:
         """Tokens of many conversations at full length: the same as one by one, tokenised on all cores.
@@ -114,8 +107,21 @@ class QwenRenderer:
             RowError: a conversation does not end with an answer.
         """
         rows = [self._pieces(_answered(messages), answer_follows=False) for messages in batch]
-        self._remember(part for pieces in rows for piece in pieces for part, is_control in self._parts(piece.text) if not is_control)
+        self._remember(rows)
         return [self._tokens(pieces, 0, self._pictures(messages)) for pieces, messages in zip(rows, batch, strict=True)]
+
+    def shortened(self, batch: Sequence[Sequence[Message]], lengths: Sequence[int], max_tokens: int) -> list[Rendered | RowError]:
+        """Tokens of conversations that are too long: what ``conversation`` gives of each, tokenised on all cores.
+
+        Args:
+            batch: conversations, each ending with an assistant message.
+            lengths: tokens before the last answer of each, above ``max_tokens``.
+            max_tokens: longest allowed prompt before the last answer.
+
+        Returns:
+            Per conversation its row, or why it cannot be shortened.
+        """
+        return self._shorten(batch, lengths, max_tokens, answered=True)
 
     def prompt(self, messages: Sequence[Message], max_tokens: int | None = None) -> Rendered:
         """Tokens up to the point where the assistant's answer begins.
@@ -131,10 +137,8 @@ class QwenRenderer:
             RowError: the template alone is longer than ``max_tokens``.
         """
         if len(messages) == 1 and messages[0].role == "assistant":
-            return self._tokens([_Piece(self._guard(messages[0].text), trained=False)], 0)
-        pictures = self._pictures(messages)
-        fitted, n_shortened = self._fit(messages, max_tokens, pictures)
-        return self._tokens(self._pieces(fitted, answer_follows=True), n_shortened, pictures)
+            return self._tokens([_Piece(self._texts.guard(messages[0].text), trained=False)], 0)
+        return self._fitted(messages, max_tokens, answered=False)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of an answer.
@@ -163,7 +167,7 @@ class QwenRenderer:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of everything that tokens depend on besides the messages: tokenizer, template, thinking, image policy and more."""
-        parts = (self.tokenizer.backend_tokenizer.to_str(), self.template, str(self.enable_thinking), self.keep, *self._control_ids)
+        parts = (self.tokenizer.backend_tokenizer.to_str(), self.template, str(self.enable_thinking), self.keep, *self._texts.control_ids)
         parts += (self.images.fingerprint if self.images else "",)
         named = (*parts, self.stop_token, self.document_end, str(sorted(self.tokenizer.special_tokens_map.items())))
         return hashlib.sha256("\0".join(named).encode()).hexdigest()
@@ -172,7 +176,7 @@ class QwenRenderer:
 
     def _pieces(self, messages: Sequence[Message], *, answer_follows: bool) -> list[_Piece]:
         if not answer_follows and len(messages) == 1:
-            return [_Piece(self._guard(messages[0].text) + self.document_end, trained=True)]
+            return [_Piece(self._texts.guard(messages[0].text) + self.document_end, trained=True)]
         pieces: list[_Piece] = []
         rendered = whole = ""
         for i, message in enumerate(messages):
@@ -184,8 +188,8 @@ class QwenRenderer:
                 )
             before = self._render(messages[:i], add_generation_prompt=True)
             whole = self._render(messages[: i + 1], add_generation_prompt=False)
-            pieces.append(_Piece(_what_follows(rendered, before), trained=False))
-            answer = _what_follows(before, whole)
+            pieces.append(_Piece(what_follows(rendered, before), trained=False))
+            answer = what_follows(before, whole)
             end = answer.rfind(self.stop_token) + len(self.stop_token)
             if end < len(self.stop_token):
                 raise ModelError("the chat template does not end an answer with the stop token", where=self.stop_token)
@@ -193,11 +197,11 @@ class QwenRenderer:
             rendered = before + answer[:end]
         if answer_follows or messages[-1].role != "assistant":
             whole = self._render(messages, add_generation_prompt=answer_follows)
-        pieces.append(_Piece(_what_follows(rendered, whole), trained=False))
+        pieces.append(_Piece(what_follows(rendered, whole), trained=False))
         return pieces
 
     def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-        turns = [{"role": message.role, "content": template_content(message, self._guard)} for message in messages]
+        turns = [{"role": message.role, "content": template_content(message, self._texts.guard)} for message in messages]
         return str(
             self.tokenizer.apply_chat_template(
                 turns,
@@ -214,92 +218,57 @@ class QwenRenderer:
             raise RowError("the row holds an image, and this model reads text only", hint="start from a vision model (its name has VL)")
         return tuple(self.images.picture(path) for path in paths) if self.images else ()
 
-    # ---- text to tokens -----------------------------------------------------------------------------------------------
+    # ---- pieces to tokens ---------------------------------------------------------------------------------------------
 
-    def _guard(self, text: str) -> str:
-        """Mark control tokens that stand in a user's text, so that they are tokenised as the letters they are."""
-        if "<" not in text:
-            return text
-        return self._control.sub(lambda match: f"{_OPEN}{match.group()[0]}{_JOIN}{match.group()[1:]}{_CLOSE}", text)
-
-    def _ids(self, text: str) -> list[int]:
-        """Tokens of a piece. Control tokens divide it, so what stands between two of them is tokenised once if it comes again."""
-        ids: list[int] = []
-        for part, is_control in self._parts(text):
-            if is_control:
-                ids.append(self._control_ids[part])
-            else:
-                if part not in self._known:
-                    self._remember([part])
-                ids += self._known[part]
-        return ids
-
-    def _parts(self, text: str) -> Iterator[tuple[str, bool]]:
-        """The piece divided at its control tokens, and which parts are such; no part is empty."""
-        return ((part, i % 2 == 1) for i, part in enumerate(self._control.split(text)) if part)
-
-    def _remember(self, texts: Iterable[str]) -> None:
-        """Tokenise texts without control tokens, all at once and on all cores where there are several."""
-        wanted = list(dict.fromkeys(texts))
-        if len(self._known) > N_KNOWN:
-            self._known.clear()
-        new = [text for text in wanted if text not in self._known]
-        plain = [text for text in new if _OPEN not in text]
-        found = self.tokenizer.backend_tokenizer.encode_batch_fast(plain, add_special_tokens=False)
-        self._known |= {text: encoding.ids for text, encoding in zip(plain, found, strict=True)}
-        for text in new:
-            if _OPEN in text:
-                letters = re.sub(f"[{_OPEN}{_JOIN}{_CLOSE}]", "", text)
-                self._known[text] = self.tokenizer.encode(letters, add_special_tokens=False, split_special_tokens=True)
+    def _remember(self, rows: Sequence[Sequence[_Piece]]) -> None:
+        self._texts.remember(piece.text for pieces in rows for piece in pieces)
 
     def _tokens(self, pieces: Sequence[_Piece], n_shortened: int, pictures: tuple[Picture, ...] = ()) -> Rendered:
         input_ids: list[int] = []
         trained: list[bool] = []
         for piece in pieces:
-            ids = self._ids(piece.text)
+            ids = self._texts.ids(piece.text)
             input_ids += ids
             trained += [piece.trained] * len(ids)
         row = Rendered(input_ids, trained, n_shortened=n_shortened)
-        return with_pictures(row, pictures, self._control_ids[PLACEHOLDER]) if pictures else row
+        return with_pictures(row, pictures, self._texts.control_ids[PLACEHOLDER]) if pictures else row
 
     # ---- shortening ---------------------------------------------------------------------------------------------------
 
-    def _fit(self, messages: Sequence[Message], max_tokens: int | None, pictures: Sequence[Picture]) -> tuple[list[Message], int]:
-        """Shorten the shortenable part until the prompt has at most ``max_tokens`` tokens; images are never cut."""
-        if max_tokens is None or not messages:
-            return list(messages), 0
-        n_image = sum(picture.n_tokens - 1 for picture in pictures)
-        n_tokens = n_before = self._n_prompt_tokens(messages) + n_image
-        fitted = list(messages)
-        n_kept: int | None = None
-        while n_tokens > max_tokens:
-            place = longest_shortenable(messages)
-            text = messages[place[0]].parts[place[1]].text if place else ""
-            spans = self._spans(text)
-            n_kept = (len(spans) if n_kept is None else n_kept) - (n_tokens - max_tokens)
-            if place is None or n_kept < 0:
-                raise RowError(
-                    f"the prompt has {n_before} tokens{tokens_of_images(pictures)}, and what may not be shortened alone is longer than the "
-                    f"{max_tokens} allowed",
-                    hint="raise encode.max_tokens, or "
-                    + ("lower chat.images.max_pixels" if pictures else "shorten the instruction and the candidates"),
-                )
-            fitted = with_text(messages, place, shortened(text, spans, n_kept, self.keep))
-            n_tokens = self._n_prompt_tokens(fitted) + n_image
-        return fitted, n_before - n_tokens
+    def _fitted(self, messages: Sequence[Message], max_tokens: int | None, *, answered: bool) -> Rendered:
+        pieces, pictures = self._pieces(messages, answer_follows=not answered), self._pictures(messages)
+        length = self._n_prompt_tokens(pieces, pictures, answered=answered)
+        if max_tokens is None or length <= max_tokens:
+            return self._tokens(pieces, 0, pictures)
+        (row,) = self._shorten([messages], [length], max_tokens, answered=answered)
+        if isinstance(row, RowError):
+            raise row
+        return row
 
-    def _n_prompt_tokens(self, messages: Sequence[Message]) -> int:
-        return sum(len(self._ids(piece.text)) for piece in self._pieces(messages, answer_follows=True))
+    def _shorten(
+        self, batch: Sequence[Sequence[Message]], lengths: Sequence[int], max_tokens: int, *, answered: bool
+    ) -> list[Rendered | RowError]:
+        """Rows whose shortenable part is cut so that the prompt has at most ``max_tokens`` tokens; images are never cut."""
+        pictures = [self._pictures(messages) for messages in batch]
+        rows: dict[int, list[_Piece]] = {}
 
-    def _spans(self, text: str) -> list[tuple[int, int]]:
-        if not self._control.search(text):
-            return list(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).offsets)
-        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True)
-        return [(start, end) for start, end in encoding["offset_mapping"]]
+        def count(numbers: Sequence[int], prompts: Sequence[Sequence[Message]]) -> list[int]:
+            for i, prompt in zip(numbers, prompts, strict=True):
+                rows[i] = self._pieces([*prompt, batch[i][-1]] if answered else prompt, answer_follows=not answered)
+            self._remember([rows[i] for i in numbers])
+            return [self._n_prompt_tokens(rows[i], pictures[i], answered=answered) for i in numbers]
 
+        prompts = [messages[:-1] if answered else messages for messages in batch]
+        n_tokens = fit_prompts(prompts, lengths, max_tokens, self.keep, self._texts.spans, count)
+        return [
+            self._tokens(rows[i], lengths[i] - n, pictures[i]) if n <= max_tokens else _too_long(lengths[i], max_tokens, pictures[i])
+            for i, n in enumerate(n_tokens)
+        ]
 
-_OPEN, _JOIN, _CLOSE = "\ue0f0", "\ue0f1", "\ue0f2"
-"""Private-use characters around a control token in a user's text; none of them reaches the tokenizer."""
+    def _n_prompt_tokens(self, pieces: Sequence[_Piece], pictures: Sequence[Picture], *, answered: bool) -> int:
+        """Tokens before the last answer; behind it stands one piece more."""
+        before = pieces[:-2] if answered else pieces
+        return sum(len(self._texts.ids(piece.text)) for piece in before) + sum(picture.n_tokens - 1 for picture in pictures)
 
 
 def _answered(messages: Sequence[Message]) -> Sequence[Message]:
@@ -308,12 +277,10 @@ def _answered(messages: Sequence[Message]) -> Sequence[Message]:
     return messages
 
 
-def _what_follows(beginning: str, whole: str) -> str:
-    if not whole.startswith(beginning):
-        same = next((i for i, (a, b) in enumerate(zip(beginning, whole, strict=False)) if a != b), min(len(beginning), len(whole)))
-        raise ModelError(
-            "the chat template renders a turn differently once another follows it",
-            where=f"at {beginning[max(0, same - 20) : same + 20]!r}",
-            hint="such a template cannot be trained on; weitiao ships a training copy for Qwen3",
-        )
-    return whole[len(beginning) :]
+def _too_long(n_tokens: int, max_tokens: int, pictures: Sequence[Picture]) -> RowError:
+    return RowError(
+        f"the prompt has {n_tokens} tokens{tokens_of_images(pictures)}, and what may not be shortened alone is longer than the "
+        f"{max_tokens} allowed",
+        hint="raise encode.max_tokens, or "
+        + ("lower chat.images.max_pixels" if pictures else "shorten the instruction and the candidates"),
+    )

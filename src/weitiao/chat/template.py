@@ -46,3 +46,26 @@ def control_tokens(tokenizer: Any) -> dict[str, int]:
     """Tokens that steer the model, longest first; think tags are not among them, an answer may hold those."""
     special = {str(token): token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
     return dict(sorted(special.items(), key=lambda item: -len(item[0])))
+
+
+def what_follows(beginning: str, whole: str) -> str:
+    """The rest of a rendered conversation after its beginning.
+
+    Args:
+        beginning: the first turns, rendered alone.
+        whole: those and what comes after them.
+
+    Returns:
+        What the template wrote for the turns that came after.
+
+    Raises:
+        ModelError: the template renders the first turns differently once others follow.
+    """
+    if not whole.startswith(beginning):
+        same = next((i for i, (a, b) in enumerate(zip(beginning, whole, strict=False)) if a != b), min(len(beginning), len(whole)))
+        raise ModelError(
+            "the chat template renders a turn differently once another follows it",
+            where=f"at {beginning[max(0, same - 20) : same + 20]!r}",
+            hint="such a template cannot be trained on; weitiao ships a training copy for Qwen3",
+        )
+    return whole[len(beginning) :]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from weitiao.pipeline import LookRow
+    from weitiao.preview import LookRow
     from weitiao.seams import Artifact, Comparison, DataReport, RunSummary, Scores
 
 SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
@@ -80,6 +80,31 @@ def show_report(report: DataReport) -> None:
         console.print(head.append(f"{finding.message}{places}", style="default"), soft_wrap=True)
         if finding.hint:
             console.print(f"         {finding.hint}", highlight=False, markup=False, soft_wrap=True, style="dim")
+    if why := report.tokens.get("not_counted"):
+        say(f"token lengths were not counted: {why}")
+    for title, name in (("tokens per row", "histogram"), ("image tokens per row", "image_histogram")):
+        for line in histogram_lines(title, report.tokens.get(name) or {}):
+            say(line)
+
+
+def histogram_lines(title: str, spread: Mapping[str, Any]) -> list[str]:
+    """A histogram as text.
+
+    Args:
+        title: what is counted.
+        spread: ``edges`` and ``counts`` of its bins; may be empty.
+
+    Returns:
+        A line per bin: its bounds, a bar, and the rows in it; the last bin holds its upper bound too.
+    """
+    counts, edges = spread.get("counts", ()), spread.get("edges", ())
+    if not counts:
+        return []
+    width, lines = len(f"{edges[-1]:,}"), [title]
+    for n, low, high in zip(counts, edges, edges[1:], strict=True):
+        bar = "█" * max(1, round(40 * n / max(counts))) if n else ""
+        lines.append(f"  {low:>{width},} to {high:>{width},}  {bar} {n:,}".rstrip())
+    return lines
 
 
 def show_look(rows: Sequence[LookRow], *, with_ids: bool) -> None:
@@ -90,6 +115,8 @@ def show_look(rows: Sequence[LookRow], *, with_ids: bool) -> None:
     for row in rows:
         shortened = f", {row.n_shortened} tokens cut" if row.n_shortened else ""
         console.rule(f"{row.origin}: {row.n_trained} of {row.n_tokens} tokens trained{shortened}", align="left")
+        for picture in row.pictures:
+            say(f"{picture.path.name}: {picture.width} x {picture.height} pixels in the model, {picture.n_tokens} tokens")
         text = Text()
         for piece, is_trained in row.pieces:
             shown = piece if console.color_system or not is_trained else f"⟦{piece}⟧"

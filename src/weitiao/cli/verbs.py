@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from weitiao.recipe import Recipe
 
 DEBUG_FLAG = "--debug"
-QUIET_LIBRARIES = {"TRANSFORMERS_VERBOSITY": "error", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
+QUIET_LIBRARIES = {"TRANSFORMERS_VERBOSITY": "error", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "true"}
 
 app = typer.Typer(
     name="weitiao",
@@ -110,13 +110,14 @@ def _found(path: Path) -> Path:
 def check(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = False) -> int:
     """Check a recipe and its data; writes nothing.
 
-    Shows counts, rejected rows, duplicates, leakage between the parts, labels and lengths. Exit code 2 where the data cannot be used.
+    Shows counts, rejected rows, duplicates, leakage between the parts, labels, images and lengths in tokens. Exit code 2 where the data
+    cannot be used.
     """
     loaded = _load(recipe, overrides)
-    from weitiao import pipeline
+    from weitiao import preview
     from weitiao.cli.show import show_json, show_report
 
-    report = pipeline.check_recipe(loaded)
+    report = preview.check_recipe(loaded)
     show_json(report) if as_json else show_report(report)
     return EXIT_WRONG_INPUT if any(finding.severity == "error" for finding in report.findings) else 0
 
@@ -130,10 +131,10 @@ def look(
 ) -> None:
     """Show rows as the model sees them, trained tokens coloured."""
     loaded = _load(recipe, overrides)
-    from weitiao import pipeline
+    from weitiao import preview
     from weitiao.cli.show import show_look
 
-    show_look(pipeline.look_at(loaded, n), with_ids=ids)
+    show_look(preview.look_at(loaded, n), with_ids=ids)
 
 
 @app.command()
@@ -271,18 +272,27 @@ def predict(
 
 
 @app.command()
-def chat(run: RunFolder) -> None:
+def chat(
+    run: RunFolder,
+    web: Annotated[bool, typer.Option("--web", help="On a page in the browser, base and tuned model side by side.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page, on 127.0.0.1; 0 for any that is free.")] = 7860,
+) -> None:
     """Talk to a run's tuned model.
 
-    An empty line or Ctrl-D ends it.
+    An empty line or Ctrl-D ends it; with --web, Ctrl-C.
     """
     path = _found(run)
+    if web:
+        from weitiao.cli.page import show_page
+
+        return show_page(path, port)
     from weitiao import finished
     from weitiao.cli.show import ask, say
 
     session = finished.chat_run(path)
     while question := ask():
         say(session.ask(question))
+    return None
 
 
 @app.command()

@@ -5,8 +5,9 @@
 model its pictures, from the feature store (``features.py``) where its tower is frozen. Knows nothing of optimizers or answers.
 """
 
-from weitiao.encode.encode import encode_samples, token_report
+from weitiao.encode.encode import encode_samples
 from weitiao.encode.features import see_pictures
+from weitiao.encode.lengths import token_report, with_tokens
 from weitiao.encode.steps import StepPlan, plan_steps
 
-__all__ = ["StepPlan", "encode_samples", "plan_steps", "see_pictures", "token_report"]
+__all__ = ["StepPlan", "encode_samples", "plan_steps", "see_pictures", "token_report", "with_tokens"]

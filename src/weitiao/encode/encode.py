@@ -15,10 +15,9 @@ from importlib.metadata import version
 from importlib.resources.abc import Traversable
 from typing import Any
 
-import numpy as np
-
 from weitiao import __version__
 from weitiao.cache import build_once, cache_folder, keep_newest, mark_used
+from weitiao.encode.lengths import length_findings
 from weitiao.encode.rows import read_facts, write_rows
 from weitiao.encode.store import StoredRows
 from weitiao.errors import Problems, RowError
@@ -64,32 +63,17 @@ def encode_samples(samples: SampleSet, renderer: Renderer, section: Encode, *, a
     _refuse_too_many(facts, len(samples.train), allow_dropped)
     lengths = array("q", rows.lengths.tobytes())
     return EncodedSet(
-        rows, sum(lengths), facts["n_supervised_tokens"], facts["n_shortened"], facts["dropped"], lengths, facts["max_prompt_tokens"]
+        rows,
+        sum(lengths),
+        facts["n_supervised_tokens"],
+        facts["n_shortened"],
+        facts["dropped"],
+        lengths,
+        facts["max_prompt_tokens"],
+        length_findings(facts, len(samples.train), section.max_tokens),
+        facts["lengths"],
+        facts["image_tokens"],
     )
-
-
-def token_report(encoded: EncodedSet, max_tokens: int) -> dict[str, Any]:
-    """What encoding did, for ``data.json`` and the report.
-
-    Args:
-        encoded: the encoded training part.
-        max_tokens: the recipe's limit.
-
-    Returns:
-        Counts and a histogram of row lengths in tokens, JSON-able.
-    """
-    counts, edges = np.histogram(encoded.lengths or [0], bins=min(20, max(1, len(set(encoded.lengths)))))
-    return {
-        "rows": len(encoded.lengths),
-        "tokens": encoded.n_tokens,
-        "supervised_tokens": encoded.n_supervised_tokens,
-        "shortened": encoded.n_shortened,
-        "dropped": dict(encoded.dropped),
-        "max_tokens": max_tokens,
-        "max_prompt_tokens": encoded.max_prompt_tokens,
-        "longest": max(encoded.lengths, default=0),
-        "histogram": {"counts": counts.tolist(), "edges": edges.tolist()},
-    }
 
 
 def encoding_key(samples: SampleSet, renderer: Renderer, section: Encode) -> str:
