@@ -8,11 +8,11 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from weitiao import answering, chat, data, evaluate, export, infer, model, pipeline, report, runs, tasks
+from weitiao import answering, data, evaluate, export, pipeline, report, runs
 from weitiao.errors import CommandError
 from weitiao.predict import PredictSummary, predict_file
 from weitiao.recipe import Recipe
-from weitiao.recipe.sections import Chat, Export
+from weitiao.recipe.sections import Export
 from weitiao.seams import Artifact, Engine, Record, RunSummary, Sample, Sampling, Scores, Task
 
 KEPT_AT_TRAINING = frozenset({"recipe.yaml", "run.json", "data.json", "baseline", "cache", "track.jsonl", "swanlog"})
@@ -164,9 +164,4 @@ def _candidates(run: runs.Run) -> tuple[str, ...]:
 
 
 def _tuned_engine(run: runs.Run, *, tuned: bool = True) -> tuple[Engine, Task, Recipe]:
-    recipe = run.recipe()
-    facts = model.read_facts(run.path / "best")
-    loaded = model.load_checkpoint(run.path / "best", device=recipe.model.device, adapter=tuned)
-    renderer = chat.make_renderer(loaded.processor, Chat(**facts.chat), recipe.encode.keep)
-    engine = infer.make_engine(loaded, renderer, recipe.evaluate.batch_size, facts.max_prompt_tokens)
-    return engine, tasks.make_task(recipe.task, recipe.data.system), recipe
+    return answering.embedded_engine(run, tuned=tuned)[0], *answering.task_of(run)

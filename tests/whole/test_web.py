@@ -1,0 +1,123 @@
+"""The page in a real browser: typing, uploading, reading both answers; and that it asks nothing of any other machine."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from weitiao.web import Shown, open_page
+from weitiao.web.views import draw
+
+pytest.importorskip("gradio", reason="the extra `web` is not installed")
+
+
+def test_what_an_answer_says_is_never_markup() -> None:
+    shown = Shown("<b>x</b>", {"name": "<script>alert(1)</script>", "email": None}, True, 0.1, flags=("name: <i>",))
+    html = draw(shown, "extraction", "")
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    assert "<script" not in html
+    assert "name: &lt;i&gt;" in html
+    assert "<td>–</td>" in html
+
+
+def test_entities_are_marked_in_the_text() -> None:
+    entities = [{"start": 0, "end": 2, "label": "person", "surface": "王伟"}, {"start": 3, "end": 6, "label": "place", "surface": "北京市"}]
+    html = draw(Shown("…", entities, True, 0.1), "ner", "王伟在北京市<工作")
+    assert '<mark style="background:#bfdbfe">王伟<small>person</small></mark>在' in html
+    assert '<mark style="background:#bbf7d0">北京市<small>place</small></mark>&lt;工作' in html
+
+
+def test_labels_are_bars_in_order() -> None:
+    html = draw(Shown("b", "b", True, 0.1, {"a": 0.25, "b": 0.75}), "classification", "")
+    assert html.index("<th>b</th>") < html.index("<th>a</th>")
+    assert "width:75.0%" in html
+
+
+def test_an_unreadable_answer_says_so() -> None:
+    assert "does not have the form of the task" in draw(Shown("{broken", None, False, 0.1), "extraction", "")
+
+
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+    if chromium is None:
+        pytest.skip("no chromium on this machine; on Debian: apt-get install chromium")
+    with playwright.sync_playwright() as running:
+        opened = running.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        yield opened
+        opened.close()
+
+
+def visit(browser: Any, address: str) -> tuple[Any, list[str], list[str]]:
+    requests: list[str] = []
+    refused: list[str] = []
+    page = browser.new_page()
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: refused.append(message.text) if "Content Security Policy" in message.text else None)
+    page.goto(address)
+    return page, requests, refused
+
+
+@pytest.mark.browser
+def test_a_typed_text_is_answered_by_both_models(browser: Any) -> None:
+    def base(text: str, image: Path | None) -> Shown:
+        assert image is None
+        return Shown(f"I think {text}", None, False, 0.1)
+
+    def tuned(text: str, image: Path | None) -> Shown:
+        assert image is None
+        return Shown("{}", {"name": text[:2], "email": None}, True, 0.2)
+
+    with open_page("complaints", "extraction", base, tuned, with_image=False, port=0) as address:
+        assert address.startswith("http://127.0.0.1:")
+        page, requests, refused = visit(browser, address)
+        page.locator("#text textarea").fill("王伟投诉")
+        page.locator("#ask").click()
+        page.locator("#tuned td", has_text="王伟").wait_for()
+        assert "I think 王伟投诉" in page.locator("#base").inner_text()
+        assert page.locator("h2").inner_text() == "complaints"
+        page.close()
+    outside = [url for url in requests if not url.startswith((address, "data:", "blob:"))]
+    assert outside == []
+    assert refused == []
+
+
+@pytest.mark.browser
+def test_an_uploaded_image_is_read_and_its_formula_drawn(browser: Any, tmp_path: Path) -> None:
+    from PIL import Image
+
+    seen: list[tuple[int, int]] = []
+
+    def read(_text: str, image: Path | None) -> Shown:
+        assert image is not None
+        with Image.open(image) as opened:
+            seen.append(opened.size)
+        return Shown(r"\frac{a}{b}", r"\frac{a}{b}", True, 0.1)
+
+    Image.new("RGB", (40, 20), "white").save(tmp_path / "formula.png")
+    with open_page("formulas", "ocr", read, read, with_image=True, port=0) as address:
+        page, requests, refused = visit(browser, address)
+        page.locator("#image input[type=file]").set_input_files(tmp_path / "formula.png")
+        page.locator("#image img").wait_for()
+        page.locator("#ask").click()
+        page.locator("#tuned-formula .katex").first.wait_for()
+        assert page.locator("#tuned .weitiao-text").inner_text() == r"\frac{a}{b}"
+        page.close()
+    assert seen == [(40, 20)] * 2
+    assert [url for url in requests if not url.startswith((address, "data:", "blob:"))] == []
+    assert refused == []
