@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from weitiao import answering, data, model, runs, serve
+from weitiao import answering, data, infer, model, runs, serve
 from weitiao.errors import EngineError, RowError
 from weitiao.predict import calibrated
 from weitiao.seams import Record, Task
@@ -58,14 +58,16 @@ def load_served(path: Path, name: str | None = None) -> serve.Served:
     run = runs.read_run(path)
     engine, loaded, renderer = answering.embedded_engine(run)
     task, recipe = answering.task_of(run)
+    facts = model.read_facts(run.path / "best")
     candidates = tuple(run.read("data")["statistics"].get("candidates", ()))
     temperature = float(run.read("tuned/calibration")["temperature"]) if (run.path / "tuned" / "calibration.json").exists() else 1.0
     return serve.Served(
         name=name or run.path.name,
-        base=model.read_facts(run.path / "best").base,
+        base=facts.base,
         created=int(datetime.fromisoformat(run.read("run")["started"]).timestamp()),
         engine=engine,
-        new_batcher=lambda: serve.WholeBatcher(engine),
+        new_batch=lambda: infer.make_step_batch(loaded, renderer, recipe.evaluate.batch_size),
+        max_prompt_tokens=facts.max_prompt_tokens,
         renderer=renderer,
         task=task,
         read_rows=lambda rows, find_image: data.read_rows(rows, recipe.data, task, find_image, candidates),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import openai
 import pytest
+import requests
 
 from tests.serve.runs import EXTRACTION, make_run
 from tests.serve.servers import Server, running
@@ -243,19 +244,16 @@ def test_concurrent_clients_get_their_own_answers(server, served):
 
 
 def test_a_client_that_leaves_gives_its_place_back(server):
-    n_new = server.metric("weitiao_new_tokens_total")
-    for asked in (LONG | {"stream": True}, LONG):
-        with pytest.raises(Exception, match="timed out|Read timed"):  # noqa: PT012
-            import requests
-
-            requests.post(server.url + "/v1/chat/completions", json=asked, timeout=0.3).content  # noqa: B018
+    n_before = server.metric("weitiao_new_tokens_total")
+    with requests.post(server.url + "/v1/chat/completions", json=LONG | {"stream": True}, stream=True, timeout=60) as stream:
+        stream.raw.read(10)
+    with pytest.raises(requests.ReadTimeout):
+        requests.post(server.url + "/v1/chat/completions", json=LONG, timeout=0.3)
     server.wait_until("weitiao_running", 0)
-    assert server.metric("weitiao_new_tokens_total") == n_new
+    assert server.metric("weitiao_new_tokens_total") - n_before < 1500
 
 
 def test_a_client_that_does_not_read_holds_up_nobody(server):
-    import requests
-
     with requests.post(server.url + "/v1/chat/completions", json=LONG | {"stream": True}, stream=True, timeout=60) as slow:
         started = time.monotonic()
         done = server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": TEXT}], "max_tokens": 3})

@@ -24,6 +24,8 @@ JSON_STYLE: JsonCompileOptions = {"whitespace_flexible": False, "item_separator"
 
 FREE_TOKENS = '%llguidance {"no_forcing": true}\n'
 """Where only one text can follow, the model still chooses the tokens that write it: as it learnt them, not as llguidance would cut them."""
+MAX_COMPILED = 256
+"""Constraints that are kept compiled: a server's clients send what they like."""
 
 
 class Matcher:
@@ -82,6 +84,8 @@ class Grammars:
             return None
         grammar = _grammar(constraint, origin)
         if grammar not in self._compiled:
+            if len(self._compiled) >= MAX_COMPILED:
+                self._compiled.clear()
             self._compiled[grammar] = self._compile(grammar, origin)
         return Matcher(self._compiled[grammar].deep_copy())
 

@@ -29,6 +29,8 @@ from weitiao.seams import Answer, Renderer, Sample, text_message
 
 ROOT = -1
 """Parent of a label's first token: the prompt's last token."""
+MAX_KNOWN = 10_000
+"""Labels whose tokens are kept."""
 
 
 @dataclass(slots=True)
@@ -86,6 +88,8 @@ class LabelTokens:
             Its tokens, the last being the stop token; they do not depend on what was asked.
         """
         if label not in self._known:
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
             question = [message for message in sample.prompt if message.role == "system"][:1]
             rendered = self._renderer.conversation([*question, text_message("user", "?"), text_message("assistant", label)])
             self._known[label] = tuple(token for token, on in zip(rendered.input_ids, rendered.trained, strict=True) if on)

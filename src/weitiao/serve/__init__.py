@@ -10,14 +10,12 @@ from weitiao.serve.limits import Limits
 from weitiao.serve.served import Served
 from weitiao.serve.server import address_of, open_socket, run_server
 from weitiao.serve.vllm import VllmRun, interpreter, start_vllm, vllm_command
-from weitiao.serve.whole import WholeBatcher
 
 __all__ = [
     "Keys",
     "Limits",
     "Served",
     "VllmRun",
-    "WholeBatcher",
     "address_of",
     "interpreter",
     "open_socket",

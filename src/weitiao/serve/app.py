@@ -62,9 +62,10 @@ def make_app(served: Served, limits: Limits, keys: Keys | None = None, *, allow_
     counts = Counts()
     worker = Worker(
         served.engine,
-        served.new_batcher,
+        served.new_batch,
         served.renderer.decode,
         lambda sample: _labels(served.task, sample),
+        counts.wrote,
         batch_rows=served.batch_rows,
         max_waiting=limits.max_waiting,
     )
@@ -139,7 +140,7 @@ class Desk:
             asked = await self._apart(
                 has_images, lambda: read_chat(body, images, limits, system=served.system, max_new_tokens=served.max_new_tokens)
             )
-            job = Job(asked.sample, asked.sampling, asked.constraint, asked.stops, streams=bool(body.stream))
+            job = Job(asked.sample, asked.sampling, asked.constraint, asked.stops, bool(body.stream), limits.max_prompt_tokens)
             stack.enter_context(at_work(self._worker, [job]))
             if body.stream:
                 with_usage = body.stream_options is not None and body.stream_options.include_usage

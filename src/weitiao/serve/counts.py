@@ -26,8 +26,10 @@ class Counts:
         self._first = Histogram(
             "weitiao_first_token_seconds", "From a streamed request's arrival to its first text", buckets=SECONDS, registry=self._registry
         )
-        self._prompt_tokens = Counter("weitiao_prompt_tokens", "Tokens read", registry=self._registry)
-        self._new_tokens = Counter("weitiao_new_tokens", "Tokens written", registry=self._registry)
+        self._prompt_tokens = Counter("weitiao_prompt_tokens", "Tokens of the prompts that were answered", registry=self._registry)
+        self._new_tokens = Counter(
+            "weitiao_new_tokens", "Tokens written, those of answers that were given up included", registry=self._registry
+        )
         self._answers = Counter("weitiao_answers", "Answers by how they ended", ["ended_by"], registry=self._registry)
 
     def watch(self, waiting: Callable[[], float], running: Callable[[], float]) -> None:
@@ -50,10 +52,13 @@ class Counts:
         self._first.observe(seconds)
 
     def answer(self, answer: Answer) -> None:
-        """Count an answer and its tokens."""
+        """Count an answer and the tokens that it was asked with."""
         self._answers.labels(answer.ended_by).inc()
         self._prompt_tokens.inc(answer.n_prompt_tokens)
-        self._new_tokens.inc(answer.n_new_tokens)
+
+    def wrote(self, n_tokens: int) -> None:
+        """Count tokens as they are written."""
+        self._new_tokens.inc(n_tokens)
 
     def page(self) -> bytes:
         """What Prometheus reads."""

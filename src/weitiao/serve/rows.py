@@ -29,7 +29,8 @@ def job_of(sample: Sample, served: Served, max_new_tokens: int) -> Job:
     if served.task.answer_mode == "labels":
         return Job(sample, None)
     constraint = served.task.constraint(sample) if served.constrained else None
-    return Job(sample, Sampling(max_new_tokens=min(served.max_new_tokens, max_new_tokens)), constraint)
+    sampling = Sampling(max_new_tokens=min(served.max_new_tokens, max_new_tokens))
+    return Job(sample, sampling, constraint, max_prompt_tokens=served.max_prompt_tokens)
 
 
 async def predicted(

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.errors import RowError
+from weitiao.infer import StepBatch
 from weitiao.seams import Engine, Renderer, Sample, Task
-from weitiao.serve.worker import Batcher
 
 ReadRows = Callable[[Sequence[Mapping[str, Any]], Callable[[str], Path]], Sequence[Sample | RowError]]
 """From rows of the task, and from what keeps an image by its address, to samples or what is wrong with them."""
@@ -26,7 +26,9 @@ class Served:
     created: int
     """When it was trained, in seconds since 1970."""
     engine: Engine
-    new_batcher: Callable[[], Batcher]
+    new_batch: Callable[[], StepBatch]
+    max_prompt_tokens: int
+    """Of rows of the task: longer ones are shortened, as in training."""
     renderer: Renderer
     task: Task
     read_rows: ReadRows

@@ -15,9 +15,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from weitiao.errors import WeitiaoError
+from weitiao.infer import StepBatch
 from weitiao.log import logger
 from weitiao.seams import Answer, Constraint, Engine, Sample, Sampling
 from weitiao.serve.refusal import Refusal
@@ -25,22 +25,6 @@ from weitiao.serve.writing import Writing
 
 SCORED_AT_ONCE = 16
 """Rows whose labels are scored in one go: answers that are being written wait that long."""
-
-
-class Batcher(Protocol):
-    """Answers written side by side, a token each per step."""
-
-    def join(self, sample: Sample, sampling: Sampling, constraint: Constraint | None) -> int:
-        """Take a prompt in; its number. Raises ``WeitiaoError`` where it cannot be answered."""
-        ...
-
-    def leave(self, ticket: int) -> None:
-        """Give an answer up."""
-        ...
-
-    def step(self) -> Sequence[tuple[int, Sequence[int], Answer | None]]:
-        """Go on by a token each: number, new tokens, and the whole answer where it is finished by them."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +66,36 @@ class Job:
     stops: tuple[str, ...] = ()
     streams: bool = False
     """Whether pieces are wanted."""
+    max_prompt_tokens: int | None = None
+    """Longest prompt; what of it is shortenable is cut to fit."""
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     """Belongs to the event loop."""
     is_over: bool = False
     """Set by either side: nobody waits for it any more, or it has its answer."""
     started: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """An answer that is being written."""
+
+    job: Job
+    writing: Writing | None
+    """None where nobody asks for its text before it is whole."""
+    n_prompt_tokens: int
+
+    def ended(self, text: str, answer: Answer) -> Finished:
+        """The end as the model made it, or the stop text that its last tokens brought."""
+        if self.writing is None:
+            return Finished("", answer)
+        rest = self.writing.end(answer.text)
+        whole = replace(answer, text=self.writing.said, ended_by="stop" if self.writing.stopped else answer.ended_by)
+        return Finished(text + rest, whole)
+
+    def stopped(self, text: str) -> Finished:
+        """The end that a stop text made, before the model's own."""
+        assert self.writing is not None
+        return Finished(text, Answer(self.writing.said, self.n_prompt_tokens, self.writing.n_tokens, "stop"))
 
 
 class Worker:
@@ -95,9 +104,10 @@ class Worker:
     def __init__(
         self,
         engine: Engine,
-        new_batcher: Callable[[], Batcher],
+        new_batch: Callable[[], StepBatch],
         decode: Callable[[Sequence[int]], str],
         labels: Callable[[Sample], Sequence[str]],
+        wrote: Callable[[int], None],
         *,
         batch_rows: int,
         max_waiting: int,
@@ -106,21 +116,23 @@ class Worker:
 
         Args:
             engine: scores labels.
-            new_batcher: makes an empty batch.
+            new_batch: makes an empty batch.
             decode: text of an answer's tokens.
             labels: what a sample's answer is chosen from.
+            wrote: gets the number of tokens that a step wrote.
             batch_rows: most answers that are written side by side.
             max_waiting: most prompts that wait.
         """
         self._engine = engine
-        self._new_batcher = new_batcher
-        self._batcher = new_batcher()
+        self._new_batch = new_batch
+        self._batch = new_batch()
         self._decode = decode
         self._labels = labels
+        self._wrote = wrote
         self._batch_rows = batch_rows
         self._max_waiting = max_waiting
         self._waiting: deque[Job] = deque()
-        self._running: dict[int, tuple[Job, Writing | None]] = {}
+        self._running: dict[int, _Running] = {}
         self._outbox: list[tuple[Job, Event]] = []
         self._changed = threading.Condition()
         self._is_stopping = False
@@ -212,9 +224,9 @@ class Worker:
         return True
 
     def _drop(self) -> None:
-        for ticket in [ticket for ticket, (job, _) in self._running.items() if job.is_over]:
+        for ticket in [ticket for ticket, running in self._running.items() if running.job.is_over]:
             del self._running[ticket]
-            self._batcher.leave(ticket)
+            self._batch.leave(ticket)
 
     def _admit(self) -> None:
         """Take those in that wait longest, as many as there are places; labels are scored at once."""
@@ -228,11 +240,12 @@ class Worker:
                 scored.append(job)
                 continue
             try:
-                ticket = self._batcher.join(job.sample, job.sampling, job.constraint)
+                joined = self._batch.join(job.sample, job.sampling, job.constraint, job.max_prompt_tokens)
             except WeitiaoError as error:
                 self._tell(job, Failed(error))
             else:
-                self._running[ticket] = (job, Writing(self._decode, job.stops) if job.streams or job.stops else None)
+                writing = Writing(self._decode, job.stops) if job.streams or job.stops else None
+                self._running[joined.ticket] = _Running(job, writing, joined.n_prompt_tokens)
         if scored:
             self._score(scored)
 
@@ -258,19 +271,20 @@ class Worker:
     def _step(self) -> None:
         if not self._running:
             return
-        for ticket, token_ids, answer in self._batcher.step():
-            job, writing = self._running[ticket]
-            text = writing.take(token_ids) if writing else ""
-            if writing and writing.stopped:
-                self._running.pop(ticket)
-                if answer is None:
-                    self._batcher.leave(ticket)
-                self._finish(job, Finished(text, _cut(writing, answer)))
-            elif answer is not None:
-                self._running.pop(ticket)
-                self._finish(job, _whole(text, writing, answer))
-            elif text and job.streams:
-                self._tell(job, Piece(text))
+        stepped = self._batch.step()
+        self._wrote(sum(len(step.token_ids) for step in stepped))
+        for step in stepped:
+            running = self._running[step.ticket]
+            text = running.writing.take(step.token_ids) if running.writing else ""
+            if step.answer is not None:
+                del self._running[step.ticket]
+                self._finish(running.job, running.ended(text, step.answer))
+            elif running.writing and running.writing.stopped:
+                del self._running[step.ticket]
+                self._batch.leave(step.ticket)
+                self._finish(running.job, running.stopped(text))
+            elif text and running.job.streams:
+                self._tell(running.job, Piece(text))
 
     def _finish(self, job: Job, event: Finished) -> None:
         seconds = (time.monotonic() - job.started) / max(1, self._batch_rows)
@@ -278,10 +292,10 @@ class Worker:
         self._tell(job, event)
 
     def _fail_running(self, error: Exception) -> None:
-        for job, _ in self._running.values():
-            self._tell(job, Failed(error, is_ours=True))
+        for running in self._running.values():
+            self._tell(running.job, Failed(error, is_ours=True))
         self._running.clear()
-        self._batcher = self._new_batcher()
+        self._batch = self._new_batch()
 
     def _tell(self, job: Job, event: Event) -> None:
         self._outbox.append((job, event))
@@ -298,17 +312,6 @@ class Worker:
         except RuntimeError:
             # The loop is closed: the process is being ended by force.
             logger.debug("%d answers came too late", len(sent))
-
-
-def _whole(text: str, writing: Writing | None, answer: Answer) -> Finished:
-    return Finished(text + writing.end(answer.text), _cut(writing, answer)) if writing else Finished("", answer)
-
-
-def _cut(writing: Writing, answer: Answer | None) -> Answer:
-    """The answer as it was given out: a stop text may have ended it before the model did."""
-    if answer is None:
-        return Answer(writing.said, 0, writing.n_tokens, "stop")
-    return replace(answer, text=writing.said, ended_by="stop" if writing.stopped else answer.ended_by)
 
 
 def _deliver(sent: Sequence[tuple[Job, Event]]) -> None:
