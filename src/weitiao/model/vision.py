@@ -21,7 +21,7 @@ OTHER_FILES = ("video_preprocessor_config.json",)
 """Files of a vision model that only other programs read; passed on as they are."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class VisionProcessor:
     """Tokenizer and image processor of a vision model, without torchvision."""
 
@@ -30,6 +30,15 @@ class VisionProcessor:
     """transformers' Pillow image processor; ``patch_size`` x ``merge_size`` is the side of a token in pixels."""
     folder: Path
     """Where they were read from."""
+
+    @property
+    def chat_template(self) -> Any:
+        """The tokenizer's."""
+        return self.tokenizer.chat_template
+
+    @chat_template.setter
+    def chat_template(self, template: Any) -> None:
+        self.tokenizer.chat_template = template
 
     def save_pretrained(self, folder: Path) -> None:
         """Write both, and the files of the model that only other programs read.

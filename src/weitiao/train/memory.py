@@ -45,7 +45,7 @@ def kept_bytes_per_token(network: Any) -> int:
     Returns:
         Bytes.
     """
-    config = network.config
+    config = network.config.get_text_config()
     heads, groups = config.num_attention_heads, config.num_key_value_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     attention = 2 * config.hidden_size + head_size * (2 * heads + 2 * groups)
