@@ -15,9 +15,10 @@ from typing import IO
 
 import requests
 
-from weitiao import chat, infer, model, runs, tasks
+from weitiao import chat, infer, model, runs, spread, tasks
 from weitiao.cache import cache_root
 from weitiao.errors import CommandError, EngineError
+from weitiao.predict import WINDOW
 from weitiao.recipe import Recipe, nearest_name
 from weitiao.recipe.sections import Chat
 from weitiao.seams import Engine, LoadedModel, Renderer, Task
@@ -50,6 +51,11 @@ def open_engine(run: runs.Run, spec: str = "embedded") -> Iterator[Engine]:
         raise CommandError(f"there is no engine `{name}`", where="--engine", hint=hint)
     with contextmanager(ENGINES[name])(run, argument) as engine:
         yield engine
+
+
+def window_of(spec: str) -> int:
+    """Rows that an engine is best given at once."""
+    return spread.WINDOW if spec.partition(":")[0] == "ray" else WINDOW
 
 
 def embedded_engine(run: runs.Run, *, tuned: bool = True) -> tuple[Engine, LoadedModel, Renderer]:
@@ -114,6 +120,15 @@ def _openvino(run: runs.Run, argument: str) -> Iterator[Engine]:
         yield engine
 
 
+def _ray(run: runs.Run, argument: str) -> Iterator[Engine]:
+    """ARG is the number of workers; one per CPU where it is not given."""
+    if argument and (not argument.isdigit() or int(argument) < 1):
+        raise CommandError("the number of workers is no number", where=f"--engine ray:{argument}", hint="write --engine ray:2")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    with spread.ray_engine(run.path, int(argument) if argument else None) as engine:
+        yield engine
+
+
 def _renderer(run: runs.Run) -> Renderer:
     recipe, facts = run.recipe(), model.read_facts(run.path / "best")
     return chat.make_renderer(model.load_processor(recipe.model), Chat(**facts.chat), recipe.encode.keep)
@@ -151,6 +166,7 @@ ENGINES: dict[str, Opener] = {
     "embedded": _embedded,
     "http": _http,
     "openvino": _openvino,
+    "ray": _ray,
     "vllm": _vllm,
 }
 """Name -> how it is opened."""

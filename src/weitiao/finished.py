@@ -98,7 +98,17 @@ def predict_run(
     calibration = run.path / "tuned" / "calibration.json"
     temperature = float(run.read("tuned/calibration")["temperature"]) if calibration.exists() else 1.0
     with answering.open_engine(run, engine) as opened:
-        return predict_file(opened, task, recipe, source, output, _candidates(run), temperature=temperature, min_confidence=min_confidence)
+        return predict_file(
+            opened,
+            task,
+            recipe,
+            source,
+            output,
+            _candidates(run),
+            temperature=temperature,
+            min_confidence=min_confidence,
+            window=answering.window_of(engine),
+        )
 
 
 def export_run(path: Path, kinds: Sequence[str] = (), dtype: str | None = None) -> tuple[Artifact, ...]:

@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "predict": {"data", "evaluate", "infer", "tasks", "runs"},
     "answering": ANY,
     "trying": ANY,
+    "spread": ANY,
     "web": set(),
     "pipeline": ANY,
     "preview": ANY,

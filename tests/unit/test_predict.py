@@ -168,6 +168,18 @@ def test_an_engine_without_likelihoods_cannot_tell_how_sure_it_is(tmp_path: Path
     assert not (tmp_path / "out.jsonl").exists()
 
 
+def test_labels_without_probabilities_cannot_be_told_apart(tmp_path: Path) -> None:
+    class Silent(Echo):
+        def score_labels(self, samples: Any, labels: Any) -> Iterator[tuple[int, Answer]]:
+            for i, answered in super().score_labels(samples, labels):
+                yield i, Answer(answered.text, 3, 1, "stop")
+
+    source = write(tmp_path / "in.jsonl", ["aaa"])
+    with pytest.raises(EngineError, match="tells no probabilities of labels"):
+        answer(source, tmp_path / "out.jsonl", Silent(), content=LABELS, min_confidence=0.9)
+    assert answer(source, tmp_path / "out.jsonl", Silent(), content=LABELS).n_answered == 1
+
+
 @pytest.mark.parametrize(("name", "content"), [("out.csv", ""), ("out.jsonl", "no json\n"), ("out.jsonl", '{"text": "mine"}\n')])
 def test_an_output_that_is_something_else_is_left_alone(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_text(content, encoding="utf-8")

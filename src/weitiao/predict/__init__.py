@@ -4,7 +4,7 @@
 ``confidence.py`` tells sure answers from unsure ones. Knows nothing of models, tokens or how a run was trained.
 """
 
-from weitiao.predict.answer import PredictSummary, predict_file
+from weitiao.predict.answer import WINDOW, PredictSummary, predict_file
 from weitiao.predict.confidence import calibrated
 
-__all__ = ["PredictSummary", "calibrated", "predict_file"]
+__all__ = ["WINDOW", "PredictSummary", "calibrated", "predict_file"]

@@ -57,6 +57,7 @@ def predict_file(
     *,
     temperature: float = 1.0,
     min_confidence: float | None = None,
+    window: int = WINDOW,
 ) -> PredictSummary:
     """Answer every row of a file, in memory that does not grow with it but for 16 bytes a row.
 
@@ -69,6 +70,7 @@ def predict_file(
         candidates: labels or entity types for rows that name none.
         temperature: of label probabilities, from the run's calibration.
         min_confidence: rows below it go to ``OUTPUT.unsure.jsonl`` instead, in (0, 1]; None: all rows go to ``output``.
+        window: rows held at once, >= 1.
 
     Returns:
         Counts; answered, unsure, already and rejected rows together are the rows of the file.
@@ -99,8 +101,8 @@ def predict_file(
         counts = {"answered": 0, "unsure": 0, "already": 0}
         names = UniqueIds()
         samples = data.stream_file(source, recipe.data, task, reject, candidates=candidates)
-        while window := list(islice(samples, WINDOW)):
-            named = [replace(sample, id=names.of(sample.id)) for sample in window]
+        while rows := list(islice(samples, window)):
+            named = [replace(sample, id=names.of(sample.id)) for sample in rows]
             new = [sample for sample in named if sample.id not in done]
             counts["already"] += len(named) - len(new)
             advance(len(named) - len(new))
@@ -198,6 +200,9 @@ class _Asker:
             return
         for i, answer in answers:
             if answer.label_probabilities is None:
+                if self._with_confidence:
+                    hint = "leave --min-confidence out, or use --engine embedded"
+                    raise EngineError("this engine tells no probabilities of labels", where="--min-confidence", hint=hint)
                 yield i, answer, None
             else:
                 probabilities = calibrated(answer.label_probabilities, self._temperature)
