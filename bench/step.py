@@ -94,7 +94,12 @@ def main() -> None:
             best[name] = min(best[name], micro_step(network, row, VARIANTS[name]))
     rate = gemm_rate(base.config)
     for name, (seconds, kept) in best.items():
-        facts = {"variant": name, "seconds": round(seconds, 3), "gflops": round(flop / seconds / 1e9, 1), "gemm_gflops": round(rate / 1e9, 1)}
+        facts = {
+            "variant": name,
+            "seconds": round(seconds, 3),
+            "gflops": round(flop / seconds / 1e9, 1),
+            "gemm_gflops": round(rate / 1e9, 1),
+        }
         print(json.dumps(facts | {"share": round(flop / seconds / rate, 3), "kept_mb": round(kept / 1e6, 1)}), flush=True)
 
 
