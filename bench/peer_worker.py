@@ -31,13 +31,13 @@ def watch():
     import transformers
 
     class Watch(transformers.TrainerCallback):
-        def on_train_begin(self, args, state, control, **_):
+        def on_train_begin(self, *_, **__):
             ENDED.append(time.time())
 
-        def on_step_end(self, args, state, control, **_):
+        def on_step_end(self, *_, **__):
             ENDED.append(time.time())
 
-        def on_log(self, args, state, control, logs=None, **_):
+        def on_log(self, *_, logs=None, **__):
             if logs and "loss" in logs:
                 LOSSES.append(float(logs["loss"]))
 

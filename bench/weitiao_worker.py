@@ -7,8 +7,7 @@ so that every contestant's step has the same rows.
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,34 +69,21 @@ def main() -> None:
         fast=settings.get("fast", "all"),
     )
 
-    def log(entry: Mapping[str, Any]) -> None:
-        peer_worker.LOSSES.append(float(entry["loss"]))
-
-    class Ended(Exception):
-        """Nothing is saved: only the loop is measured."""
+    class EndedError(Exception):
+        """Nothing is saved for use: only the loop is measured."""
 
     def save(_network: Any, _folder: Path) -> None:
-        raise Ended
+        raise EndedError
 
     peer_worker.watch()
-    hooks = TrainHooks(lambda _step: {}, "none", False, save, lambda _folder: replace(model), log)
-    try:
-        run_training(model, steps, replace_eval(section), hooks, folder=folder / "checkpoints", best=folder / "best", seed=42)
-    except Ended:
-        pass
-    finally:
-        peer_worker.ENDED[:] = peer_worker.ENDED or [time.time()]
-        peer_worker.write_result()
-        (Path(settings["out"]).with_suffix(".rows.json")).write_text(
-            json.dumps(
-                {"lengths": [len(row.input_ids) for row in rows], "answers": [sum(x != IGNORED for x in row.labels) for row in rows]}
-            )
-        )
-
-
-def replace_eval(section: Train) -> Train:
-    """Evaluate and save once, at the end: the others do neither."""
-    return section.model_copy(update={"eval_steps": section.max_steps})
+    hooks = TrainHooks(lambda _step: {}, "none", False, save, lambda _folder: replace(model), lambda _entry: None)
+    # Evaluated and saved once, at the end: the others do neither.
+    section = section.model_copy(update={"eval_steps": section.max_steps})
+    with suppress(EndedError):
+        run_training(model, steps, section, hooks, folder=folder / "checkpoints", best=folder / "best", seed=42)
+    peer_worker.write_result()
+    counts = {"lengths": [len(row.input_ids) for row in rows], "answers": [sum(x != IGNORED for x in row.labels) for row in rows]}
+    Path(settings["out"]).with_suffix(".rows.json").write_text(json.dumps(counts))
 
 
 if __name__ == "__main__":
