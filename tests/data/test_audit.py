@@ -140,13 +140,31 @@ def test_images_with_something_wrong(tmp_path):
     Image.effect_noise((300, 300), 90).save(whole)
     (tmp_path / "cut.jpg").write_bytes(whole.read_bytes()[:3000])
     (tmp_path / "text.png").write_text("no image")
-    names = ["good.png", "blank.png", "turned.jpg", "alpha.png", "large.png", "cut.png", "cut.jpg", "text.png"]
+    (tmp_path / "empty.png").touch()
+    frames = [Image.effect_noise((60, 40), 50 + 10 * i) for i in range(3)]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    Image.effect_noise((60, 40), 70).convert("CMYK").save(tmp_path / "print.jpg")
+    names = ["good.png", "blank.png", "turned.jpg", "alpha.png", "large.png", "cut.png", "cut.jpg", "text.png", "empty.png"]
+    names += ["moving.gif", "print.jpg"]
     samples = audit(tmp_path, [{"image": name, "text": f"formula {name}"} for name in names], "ocr", allow_dropped=0.5)
     images = {code: count for code, count in findings(samples).items() if code.endswith("-images")}
-    assert images == {"blank-images": 1, "turned-images": 1, "alpha-images": 1, "large-images": 1}
-    assert finding(samples, "blank-images").origins == ("rows.jsonl:2",)
+    assert images == {
+        "blank-images": 1,
+        "turned-images": 1,
+        "alpha-images": 1,
+        "large-images": 1,
+        "animated-images": 1,
+        "cmyk-images": 1,
+    }
+    origins = {found.code: found.origins for found in samples.report.findings}
+    assert origins["blank-images"] == ("rows.jsonl:2",)
+    assert origins["turned-images"] == ("rows.jsonl:3",)
+    assert origins["animated-images"] == ("rows.jsonl:10",)
+    assert origins["cmyk-images"] == ("rows.jsonl:11",)
+    assert all(found.hint and found.severity in ("warning", "note") for found in samples.report.findings)
     rejected = sorted(line for lines in samples.report.rejected_examples.values() for line in lines)
-    assert [line.split(": ")[0] for line in rejected] == ["rows.jsonl:6", "rows.jsonl:7", "rows.jsonl:8"]
+    assert [line.split(": ")[0] for line in rejected] == ["rows.jsonl:6", "rows.jsonl:7", "rows.jsonl:8", "rows.jsonl:9"]
+    assert samples.report.rejected["the image file has zero bytes"] == 1
     assert samples.report.statistics["images"]["width"]["max"] == 4100
 
 
@@ -159,6 +177,15 @@ def test_a_decompression_bomb_is_not_decoded(tmp_path):
     (tmp_path / "bomb.png").write_bytes(bytes(data))
     with pytest.raises(Problems, match="the image is too large to be decoded"):
         audit(tmp_path, [{"image": "bomb.png", "text": "x"}], "ocr")
+
+
+def test_many_rows_of_images_with_something_wrong_name_the_first_three(tmp_path):
+    for i in range(5):
+        picture(tmp_path / f"{i}.png", size=(40 + i, 40), mark=False)
+    samples = audit(tmp_path, [{"image": f"{i}.png", "text": f"x{i}"} for i in range(5)], "ocr")
+    blank = finding(samples, "blank-images")
+    assert (blank.count, blank.message) == (5, "5 rows have an image of one colour only")
+    assert blank.origins == ("rows.jsonl:1", "rows.jsonl:2", "rows.jsonl:3")
 
 
 def test_the_same_image_under_two_names_stays_in_one_part(tmp_path):

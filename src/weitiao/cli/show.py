@@ -101,7 +101,7 @@ def histogram_lines(title: str, spread: Mapping[str, Any]) -> list[str]:
     if not counts:
         return []
     width, lines = len(f"{edges[-1]:,}"), [title]
-    for n, low, high in zip(counts, edges, edges[1:], strict=True):
+    for n, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
         bar = "█" * max(1, round(40 * n / max(counts))) if n else ""
         lines.append(f"  {low:>{width},} to {high:>{width},}  {bar} {n:,}".rstrip())
     return lines

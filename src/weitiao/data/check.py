@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from weitiao.data.audit import Facts, histogram
-from weitiao.data.image_checks import ImageFacts, image_findings, image_problem, image_statistics, look_at_images
+from weitiao.data.image_checks import ImageCounter, ImageFacts, image_problem, image_statistics, look_at_images
 from weitiao.data.json_answers import json_object
 from weitiao.data.keys import ImageHashes, input_text
 from weitiao.data.leaks import LeakCounter
@@ -65,9 +66,8 @@ def check_records(store: Store, candidates: tuple[str, ...], task: Task, tally: 
         The facts of all rows, and findings over those that can be used.
     """
     facts, problems, leaks, near = Facts(ImageHashes()), ProblemCounter(), LeakCounter(), _Near(all_near)
-    kept: list[int] = []
+    kept, pictured = array("q"), ImageCounter()
     pictures: dict[Path, ImageFacts] = {}
-    pictured: list[tuple[str, list[ImageFacts]]] = []
     with progress("checking", len(store)) as advance:
         for row, (stored, images) in enumerate(_with_images(store, pictures)):
             record = completed(stored, candidates)
@@ -83,12 +83,12 @@ def check_records(store: Store, candidates: tuple[str, ...], task: Task, tally: 
                 leaks.add(record)
                 facts.add(record, is_kept=True)
                 if images:
-                    pictured.append((record.origin, images))
+                    pictured.add(record.origin, images)
                 else:
                     near.add(row, record, facts)
             advance(1)
     families, near_findings = near.findings(store)
-    findings = [*problems.findings(), *leaks.findings(), *near_findings, *image_findings(pictured)]
+    findings = [*problems.findings(), *leaks.findings(), *near_findings, *pictured.findings()]
     readable = [fact for fact in pictures.values() if not fact.problem]
     more = {"images": image_statistics(readable, histogram)} if readable else {}
     return Checked(facts, np.array(kept, dtype=np.int64), findings, families, more)

@@ -1,4 +1,4 @@
-"""What is wrong with image files: unreadable, blank, turned by EXIF, with an alpha channel, or over-large. Each file is opened once."""
+"""What is wrong with image files: empty, unreadable, blank, over-large, animated, turned, transparent, CMYK. Each is opened once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import struct
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -53,6 +54,8 @@ class ImageFacts:
     is_blank: bool = False
     has_alpha: bool = False
     is_turned: bool = False
+    is_animated: bool = False
+    is_cmyk: bool = False
 
 
 def look_at_images(paths: Iterable[Path]) -> dict[Path, ImageFacts]:
@@ -72,6 +75,8 @@ def look_at_images(paths: Iterable[Path]) -> dict[Path, ImageFacts]:
 def _look(path: Path) -> ImageFacts:
     from PIL import Image
 
+    if not path.stat().st_size:
+        return ImageFacts(problem="the image file has zero bytes")
     try:
         # Size alone is judged here, by our own bounds.
         with warnings.catch_warnings():
@@ -88,8 +93,9 @@ def _look(path: Path) -> ImageFacts:
         try:
             orientation = image.getexif().get(EXIF_ORIENTATION, 1)
             has_alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+            is_animated, is_cmyk = getattr(image, "n_frames", 1) > 1, image.mode == "CMYK"
             image.draft("RGB", (THUMBNAIL, THUMBNAIL))
-            return ImageFacts(width, height, "", _is_blank(image), has_alpha, orientation not in (None, 1))
+            return ImageFacts(width, height, "", _is_blank(image), has_alpha, orientation not in (None, 1), is_animated, is_cmyk)
         except DECODER_ERRORS as err:
             return ImageFacts(width, height, f"the image is broken: {type(err).__name__}")
 
@@ -117,52 +123,80 @@ def image_problem(facts: Sequence[ImageFacts]) -> RowProblem | None:
     return None
 
 
-def image_findings(rows: Sequence[tuple[str, Sequence[ImageFacts]]]) -> list[Finding]:
-    """Findings over the images of all rows.
+CHECKS: tuple[tuple[str, Severity, Callable[[ImageFacts], bool], str, str], ...] = (
+    (
+        "blank-images",
+        "warning",
+        lambda fact: fact.is_blank,
+        "have an image of one colour only",
+        "there is nothing to read in it: leave the rows out",
+    ),
+    (
+        "large-images",
+        "warning",
+        lambda fact: fact.width * fact.height > LARGE_PIXELS,
+        f"have an image of more than {LARGE_PIXELS // 1_000_000} million pixels",
+        "it is made smaller before use (chat.images.max_pixels); do it once on disk to save time",
+    ),
+    (
+        "animated-images",
+        "warning",
+        lambda fact: fact.is_animated,
+        "have an image of several frames or pages",
+        "only the first one is seen; save the one that is meant",
+    ),
+    (
+        "alpha-images",
+        "note",
+        lambda fact: fact.has_alpha,
+        "have an image with an alpha channel",
+        "it is laid over white, or what chat.images.background says",
+    ),
+    (
+        "turned-images",
+        "note",
+        lambda fact: fact.is_turned,
+        "have an image that its EXIF note turns",
+        "it is turned as the note says before the model sees it",
+    ),
+    (
+        "cmyk-images",
+        "note",
+        lambda fact: fact.is_cmyk,
+        "have an image in the colours of print (CMYK)",
+        "it is converted to RGB without its colour profile; colours may differ a little",
+    ),
+)
+"""Code, severity, what it is told by, and the words and the hint of a finding over rows."""
 
-    Args:
-        rows: origin and images of each kept row.
 
-    Returns:
-        ``blank-images``, ``alpha-images``, ``turned-images`` and ``large-images``, those that are found; counts are of rows.
-    """
-    checks: tuple[tuple[str, Severity, Callable[[ImageFacts], bool], str, str], ...] = (
-        (
-            "blank-images",
-            "warning",
-            lambda fact: fact.is_blank,
-            "show one colour only",
-            "there is nothing to read in them: leave the rows out",
-        ),
-        (
-            "alpha-images",
-            "note",
-            lambda fact: fact.has_alpha,
-            "have an alpha channel",
-            "see how they look once they are encoded: weitiao look",
-        ),
-        (
-            "turned-images",
-            "note",
-            lambda fact: fact.is_turned,
-            "are to be turned by their EXIF note",
-            "see how they look once they are encoded: weitiao look",
-        ),
-        (
-            "large-images",
-            "warning",
-            lambda fact: fact.width * fact.height > LARGE_PIXELS,
-            f"have more than {LARGE_PIXELS // 1_000_000} million pixels",
-            "they are made smaller before use; do it once on disk to save time",
-        ),
-    )
-    out = []
-    for code, severity, is_so, words, hint in checks:
-        origins = [origin for origin, facts in rows if any(is_so(fact) for fact in facts)]
-        if origins:
-            message = f"{len(origins)} images {words}"
-            out.append(Finding(code, severity, len(origins), message, tuple(origins[:N_EXAMPLES]), hint))
-    return out
+class ImageCounter:
+    """Counts what is remarkable in the images of rows."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._origins: dict[str, list[str]] = {}
+
+    def add(self, origin: str, facts: Sequence[ImageFacts]) -> None:
+        """Take the images of a row that is kept.
+
+        Args:
+            origin: of the row.
+            facts: of its images.
+        """
+        for code, _, is_so, _, _ in CHECKS:
+            if any(is_so(fact) for fact in facts):
+                self._counts[code] += 1
+                if len(origins := self._origins.setdefault(code, [])) < N_EXAMPLES:
+                    origins.append(origin)
+
+    def findings(self) -> list[Finding]:
+        """A finding per check that found something; counts are of rows."""
+        return [
+            Finding(code, severity, self._counts[code], f"{self._counts[code]} rows {words}", tuple(self._origins[code]), hint)
+            for code, severity, _, words, hint in CHECKS
+            if self._counts[code]
+        ]
 
 
 def image_statistics(images: Sequence[ImageFacts], histogram: Callable[[np.ndarray], dict[str, Any]]) -> dict[str, Any]:
