@@ -32,7 +32,7 @@ def answered_ids(*files: Path) -> Keys:
     """Ids of the rows that files hold; what follows a file's last whole line, left by a crash, is cut off.
 
     Args:
-        files: JSONL files; those that are not there hold nothing.
+        *files: JSONL files; those that are not there hold nothing.
 
     Returns:
         The ids.

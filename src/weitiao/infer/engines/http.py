@@ -120,6 +120,9 @@ class HttpEngine:
         Args:
             samples: not looked at.
 
+        Returns:
+            Nothing.
+
         Raises:
             EngineError: always.
         """

@@ -90,6 +90,9 @@ class OpenvinoEngine:
         Args:
             samples: not looked at.
 
+        Returns:
+            Nothing.
+
         Raises:
             EngineError: always.
         """
