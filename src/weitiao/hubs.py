@@ -79,7 +79,7 @@ def hubs_that_answer(hubs: Sequence[str], wanted: Wanted) -> list[str]:
     if len(hubs) == 1:
         return list(hubs)
     with ThreadPoolExecutor(len(hubs)) as pool:
-        probes = {pool.submit(_answers, endpoint(hub)): hub for hub in hubs}
+        probes = {pool.submit(answers, endpoint(hub)): hub for hub in hubs}
         answering = [probes[probe] for probe in as_completed(probes) if probe.result()]
     if not answering:
         raise no_answer(wanted, " and ".join(endpoint(hub) for hub in hubs))
@@ -92,7 +92,8 @@ def endpoint(hub: str) -> str:
     return os.environ.get(variable) or usual
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
+    """Whether anything answers at a hub's address, be it with a refusal."""
     try:
         with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PROBE_SECONDS):
             return True

@@ -43,6 +43,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "serving": ANY,
     "sweep": {"pipeline", "runs", "tasks"},
     "planning": ANY,
+    "doctor": {"model"},
     "cli": ANY,
 }
 """Besides ``EVERYBODY``; files of the package itself count as rooms of one file."""

@@ -6,7 +6,7 @@ saved. ``weights.py`` finds the folder behind a name; a new source of weights go
 """
 
 from weitiao.model.checkpoint import CheckpointFacts, load_checkpoint, read_facts, restore_weights, save_checkpoint, weights_hash
-from weitiao.model.facts import pick_device
+from weitiao.model.facts import pick_device, pick_dtype
 from weitiao.model.load import load_base, load_network, load_processor
 from weitiao.model.outline import LIBRARIES_BYTES, check_memory, memory_bytes, outline, parameter_bytes
 from weitiao.model.tuning import attach_tuning, count_parameters
@@ -27,6 +27,7 @@ __all__ = [
     "outline",
     "parameter_bytes",
     "pick_device",
+    "pick_dtype",
     "read_facts",
     "resolve_weights",
     "restore_weights",
