@@ -104,7 +104,8 @@ def advice(facts: Diagnosis, asked_hub: bool = False) -> tuple[str, ...]:
         )
     if facts.free_bytes < SMALL_MEMORY:
         said.append(
-            f"{facts.free_bytes / 2**30:.1f} GiB of memory are free: set train.gradient_checkpointing=true, and ask `weitiao plan` what a run takes."
+            f"{facts.free_bytes / 2**30:.1f} GiB of memory are free: set train.gradient_checkpointing=true, "
+            "and ask `weitiao plan` what a run takes."
         )
     if asked_hub and facts.hub is None:
         said.append("no model hub can be reached: start from a `bundled:` model or from a folder.")

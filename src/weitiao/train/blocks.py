@@ -159,7 +159,7 @@ def norm_project(norm: Any, layers: Any, x: torch.Tensor) -> tuple[torch.Tensor,
     reads = [read_projection(layer) for layer in layers]
     numbers = tuple((read.scale, read.p) for read in reads)
     flat = [tensor for read in reads for tensor in read.tensors]
-    dtype = arithmetic_dtype(x, reads[0].weight_OI)
+    dtype = arithmetic_dtype(x, reads[0].weight)
     outs: tuple[torch.Tensor, ...] = _NormProject.apply(x, norm.weight, norm.variance_epsilon, dtype, numbers, *flat)  # type: ignore[no-untyped-call]
     return outs
 
@@ -216,11 +216,11 @@ class _NormMlp(torch.autograd.Function):
     ) -> torch.Tensor:
         x_TC = x.reshape(-1, x.shape[-1])
         cast = [layer.cast(dtype) for layer in _layers(tensors, numbers)]
-        out_TC, chunks, plan = torch.empty(len(x_TC), cast[2].weight_OI.shape[0], dtype=dtype, device=x.device), [], []
+        out_TC, chunks, plan = torch.empty(len(x_TC), cast[2].weight.shape[0], dtype=dtype, device=x.device), [], []
         for start in range(0, len(x_TC), _chunk(x)):
             x_tC = x_TC[start : start + _chunk(x)]
             h_tC, rstd_t1 = normed(x_tC, norm_C, eps, dtype)
-            inner = torch.Size((len(x_tC), cast[0].weight_OI.shape[0]))
+            inner = torch.Size((len(x_tC), cast[0].weight.shape[0]))
             masks = [draw_kept(shape, p, x.device) for shape, (_, p) in zip((h_tC.shape, h_tC.shape, inner), numbers, strict=True)]
             (gate, low_gate), (up, low_up) = project(h_tC, cast[0], masks[0]), project(h_tC, cast[1], masks[1])
             out_tC, low_down = project(functional.silu(gate).mul_(up), cast[2], masks[2])
@@ -275,8 +275,8 @@ def _mlp_backward(
 
 def _output(x_TI: torch.Tensor, layer: Projection, low_TR: torch.Tensor | None) -> torch.Tensor:
     """``project`` once more, the adapter's low-rank values being known."""
-    out_TO = functional.linear(x_TI, layer.weight_OI, layer.bias_O)
-    return out_TO if low_TR is None or layer.b_OR is None else out_TO.addmm_(low_TR, layer.b_OR.t())
+    out_TO = functional.linear(x_TI, layer.weight, layer.bias)
+    return out_TO if low_TR is None or layer.b is None else out_TO.addmm_(low_TR, layer.b.t())
 
 
 def norm_mlp(norm: Any, mlp: Any, recompute: bool, x: torch.Tensor) -> torch.Tensor:
@@ -294,6 +294,6 @@ def norm_mlp(norm: Any, mlp: Any, recompute: bool, x: torch.Tensor) -> torch.Ten
     reads = [read_projection(layer) for layer in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)]
     numbers = tuple((read.scale, read.p) for read in reads)
     flat = [tensor for read in reads for tensor in read.tensors]
-    dtype = arithmetic_dtype(x, reads[0].weight_OI)
+    dtype = arithmetic_dtype(x, reads[0].weight)
     out: torch.Tensor = _NormMlp.apply(x, norm.weight, norm.variance_epsilon, dtype, recompute, numbers, *flat)  # type: ignore[no-untyped-call]
     return out

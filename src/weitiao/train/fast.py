@@ -158,7 +158,7 @@ def has_answers_only_layer(network: Any) -> bool:
     Returns:
         True where the last hidden states are those of ``Segments.sources``.
     """
-    return any(getattr(vars(module).get("forward"), "func", None) is answers_only for module in network.get_decoder().layers[-1:])
+    return any(getattr(vars(module).get("forward"), "func", None) is answers_only for module in network.modules())
 
 
 def _attention_inputs(attention: Any) -> tuple[Any, Any, Any]:

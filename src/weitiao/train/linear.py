@@ -19,12 +19,16 @@ N_TENSORS = 4
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """``x W' + b + scale * drop(x) A' B'``; without an adapter ``a_RI`` and ``b_OR`` are None."""
+    """``x W' + b + scale * drop(x) A' B'``; without an adapter ``a`` and ``b`` are None."""
 
-    weight_OI: torch.Tensor
-    bias_O: torch.Tensor | None
-    a_RI: torch.Tensor | None
-    b_OR: torch.Tensor | None
+    weight: torch.Tensor
+    """(O, I)."""
+    bias: torch.Tensor | None
+    """(O,)."""
+    a: torch.Tensor | None
+    """(R, I)."""
+    b: torch.Tensor | None
+    """(O, R)."""
     scale: float
     p: float
     """Share of the adapter's inputs that is zeroed; 0 outside training."""
@@ -32,14 +36,14 @@ class Projection:
     @property
     def tensors(self) -> tuple[torch.Tensor | None, ...]:
         """What autograd has to know of."""
-        return (self.weight_OI, self.bias_O, self.a_RI, self.b_OR)
+        return (self.weight, self.bias, self.a, self.b)
 
     def cast(self, dtype: torch.dtype) -> Projection:
         """Ready to compute with: in ``dtype``, scale and dropout's gain multiplied into the small matrices."""
-        bias = None if self.bias_O is None else self.bias_O.to(dtype)
-        a = None if self.a_RI is None else (self.a_RI / (1 - self.p)).to(dtype)
-        b = None if self.b_OR is None else (self.b_OR * self.scale).to(dtype)
-        return Projection(self.weight_OI.to(dtype), bias, a, b, self.scale, self.p)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        a = None if self.a is None else (self.a / (1 - self.p)).to(dtype)
+        b = None if self.b is None else (self.b * self.scale).to(dtype)
+        return Projection(self.weight.to(dtype), bias, a, b, self.scale, self.p)
 
 
 def read_projection(layer: Any) -> Projection:
@@ -136,11 +140,11 @@ def project(x_TI: torch.Tensor, layer: Projection, mask: torch.Tensor | None) ->
     Returns:
         (T, O), and the adapter's (T, R) for the backward pass.
     """
-    out_TO = functional.linear(x_TI, layer.weight_OI, layer.bias_O)
-    if layer.a_RI is None or layer.b_OR is None:
+    out_TO = functional.linear(x_TI, layer.weight, layer.bias)
+    if layer.a is None or layer.b is None:
         return out_TO, None
-    low_TR = functional.linear(x_TI if mask is None else x_TI * kept(mask, x_TI.shape, x_TI.dtype), layer.a_RI)
-    return out_TO.addmm_(low_TR, layer.b_OR.t()), low_TR
+    low_TR = functional.linear(x_TI if mask is None else x_TI * kept(mask, x_TI.shape, x_TI.dtype), layer.a)
+    return out_TO.addmm_(low_TR, layer.b.t()), low_TR
 
 
 @dataclass(slots=True)
@@ -148,16 +152,16 @@ class Gradients:
     """Sums of a projection's gradients over chunks of tokens, in the order of ``Projection.tensors``; None where not wanted."""
 
     wanted: tuple[bool, ...]
-    weight_OI: torch.Tensor | None = None
-    bias_O: torch.Tensor | None = None
-    a_RI: torch.Tensor | None = None
-    b_OR: torch.Tensor | None = None
+    weight: torch.Tensor | None = None
+    bias: torch.Tensor | None = None
+    a: torch.Tensor | None = None
+    b: torch.Tensor | None = None
 
     def finished(self, layer: Projection) -> tuple[torch.Tensor | None, ...]:
         """In the dtypes of the parameters, with scale and dropout's gain, for the uncast ``layer``."""
-        a = None if self.a_RI is None else self.a_RI.div_(1 - layer.p)
-        b = None if self.b_OR is None else self.b_OR.mul_(layer.scale)
-        pairs = zip((self.weight_OI, self.bias_O, a, b), layer.tensors, strict=True)
+        a = None if self.a is None else self.a.div_(1 - layer.p)
+        b = None if self.b is None else self.b.mul_(layer.scale)
+        pairs = zip((self.weight, self.bias, a, b), layer.tensors, strict=True)
         return tuple(None if sums is None or tensor is None else sums.to(tensor.dtype) for sums, tensor in pairs)
 
 
@@ -183,22 +187,22 @@ def project_backward(
     """
     weight, bias, *_ = sums.wanted
     if weight:
-        sums.weight_OI = _added(sums.weight_OI, grad_TO.t(), x_TI)
+        sums.weight = _added(sums.weight, grad_TO.t(), x_TI)
     if bias:
         summed_O = grad_TO.sum(0, dtype=sum_dtype(grad_TO))
-        sums.bias_O = summed_O if sums.bias_O is None else sums.bias_O.add_(summed_O)
-    if layer.a_RI is not None and layer.b_OR is not None and low_TR is not None:
+        sums.bias = summed_O if sums.bias is None else sums.bias.add_(summed_O)
+    if layer.a is not None and layer.b is not None and low_TR is not None:
         ones = None if mask is None else kept(mask, x_TI.shape, x_TI.dtype)
-        grad_low_TR = grad_TO @ layer.b_OR
+        grad_low_TR = grad_TO @ layer.b
         # (R, T) x (T, O) runs three times as fast as (O, T) x (T, R) in MKL.
-        grad_b_RO = _added(None if sums.b_OR is None else sums.b_OR.t(), low_TR.t(), grad_TO)
-        sums.b_OR = grad_b_RO.t()
-        sums.a_RI = _added(sums.a_RI, grad_low_TR.t(), x_TI if ones is None else x_TI * ones)
+        grad_b_RO = _added(None if sums.b is None else sums.b.t(), low_TR.t(), grad_TO)
+        sums.b = grad_b_RO.t()
+        sums.a = _added(sums.a, grad_low_TR.t(), x_TI if ones is None else x_TI * ones)
         if grad_x_TI is not None:
-            through_TI = grad_low_TR @ layer.a_RI
+            through_TI = grad_low_TR @ layer.a
             grad_x_TI += through_TI if ones is None else through_TI.mul_(ones)
     if grad_x_TI is not None:
-        grad_x_TI.addmm_(grad_TO, layer.weight_OI)
+        grad_x_TI.addmm_(grad_TO, layer.weight)
 
 
 def _added(total: torch.Tensor | None, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -250,5 +254,5 @@ def lora_linear(layer: Any, x: torch.Tensor) -> torch.Tensor:
         (..., O), equal to the layer's own forward.
     """
     read = read_projection(layer)
-    out: torch.Tensor = _Linear.apply(x.to(arithmetic_dtype(x, read.weight_OI)), read.scale, read.p, *read.tensors)  # type: ignore[no-untyped-call]
+    out: torch.Tensor = _Linear.apply(x.to(arithmetic_dtype(x, read.weight)), read.scale, read.p, *read.tensors)  # type: ignore[no-untyped-call]
     return out
