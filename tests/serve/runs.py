@@ -14,14 +14,15 @@ EXTRACTION = {"kind": "extraction", "fields": ["name", "address", "email", "ques
 CLASSIFICATION = {"kind": "classification", "labels": ["体育", "财经", "科技"]}
 
 
-def make_run(folder: Path, base: Path, task: dict[str, Any], *, max_new_tokens: int = 24, **data: Any) -> Path:
+def make_run(folder: Path, base: Path | str, task: dict[str, Any], *, max_new_tokens: int = 24, batch_size: int = 16, **data: Any) -> Path:
     """Write a run folder.
 
     Args:
         folder: the run.
-        base: a tiny model.
+        base: a tiny model's folder, or what else `model.path` takes.
         task: the recipe's section.
         max_new_tokens: of the recipe.
+        batch_size: of the recipe.
         **data: settings of the recipe's `data`.
 
     Returns:
@@ -32,7 +33,7 @@ def make_run(folder: Path, base: Path, task: dict[str, Any], *, max_new_tokens: 
             "task": task,
             "data": {"train": {"path": "rows.jsonl"}, **data},
             "model": {"path": str(base)},
-            "evaluate": {"max_new_tokens": max_new_tokens, "batch_size": 16},
+            "evaluate": {"max_new_tokens": max_new_tokens, "batch_size": batch_size},
         }
     )
     run = runs.open_run(folder, "new")

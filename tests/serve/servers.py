@@ -17,7 +17,7 @@ from typing import Any
 import requests
 
 WEITIAO = str(Path(sys.executable).with_name("weitiao"))
-START_SECONDS = 200
+START_SECONDS = 500
 
 
 @dataclass

@@ -20,6 +20,8 @@ from tests.tiny import sentences
 from weitiao.seams import Sampling, text_message
 from weitiao.serving import load_served
 
+pytestmark = pytest.mark.timeout(600)  # a server starts in seconds, but not on a machine that does much else
+
 TEXT = "王伟，北京市和平路3号，邮箱 model3@example.com。停车难，路灯不亮。"
 LONG = {"messages": [{"role": "user", "content": TEXT}], "max_tokens": 1000}
 
