@@ -428,6 +428,8 @@ class Renderer(Protocol):
 
     stop_token_ids: tuple[int, ...]
     pad_token_id: int
+    images: Any
+    """Reads images by the run's policy (``chat.images.ImageReader``); None for a text model."""
 
     @property
     def fingerprint(self) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from weitiao.chat.images import ImageReader
-from weitiao.seams import Picture
+from weitiao.seams import Picture, Renderer
 
 PATCHES_AT_ONCE = 8192
 """Patches that the tower computes at once (a picture is never divided): bounds memory, gains nothing beyond on any device."""
@@ -92,6 +92,8 @@ def as_encoder_outputs(features: Sequence[torch.Tensor], width: int) -> dict[str
         return {}
     from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
+    pooled: Any
+    deepstack: Any
     pooled, *deepstack = zip(*(torch.split(rows, width, dim=1) for rows in features), strict=True)
     return {"image": BaseModelOutputWithDeepstackFeatures(pooler_output=pooled, deepstack_features=deepstack)}
 
@@ -110,7 +112,7 @@ def _batches(pictures: Sequence[Picture]) -> Iterator[list[Picture]]:
         yield batch
 
 
-def make_vision(network: Any, renderer: Any) -> TowerVision | None:
+def make_vision(network: Any, renderer: Renderer) -> TowerVision | None:
     """What gives a network its pictures, asking its tower each time.
 
     Args:
@@ -120,5 +122,4 @@ def make_vision(network: Any, renderer: Any) -> TowerVision | None:
     Returns:
         None for a text model.
     """
-    images = getattr(renderer, "images", None)
-    return TowerVision(network, images) if images is not None else None
+    return TowerVision(network, renderer.images) if renderer.images is not None else None

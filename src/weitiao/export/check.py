@@ -11,17 +11,17 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, cat
 
 from weitiao.errors import ExportError
-from weitiao.seams import Renderer, Sample
+from weitiao.seams import Message, Renderer, Sample
 
 N_CHECKED = 8
 """Most prompts that are answered."""
@@ -47,8 +47,10 @@ class CheckPrompt:
 
     sample: Sample
     token_ids: list[int]
-    messages: list[dict[str, str]] | None
+    messages: list[dict[str, Any]] | None
     """The same prompt for a chat template; None where the template alone cannot give it (shortened text, control tokens, documents)."""
+    pixels: Mapping[str, Tensor] = field(default_factory=dict)
+    """``pixel_values`` and ``image_grid_thw`` of its pictures; empty without pictures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,10 @@ def check_prompts(renderer: Renderer, samples: Sequence[Sample], max_prompt_toke
         if sample.prompt:
             rendered = renderer.prompt(sample.prompt, max_prompt_tokens)
             plain = rendered.n_shortened == 0 and not any("<|" in message.text for message in sample.prompt)
-            turns = [{"role": message.role, "content": message.text} for message in sample.prompt]
-            prompt = CheckPrompt(sample, rendered.input_ids, turns if plain else None)
+            turns = [{"role": message.role, "content": _content(message)} for message in sample.prompt]
+            values = renderer.images.pixels(rendered.pictures) if rendered.pictures else ()
+            pixels = dict(zip(("pixel_values", "image_grid_thw"), values, strict=False))
+            prompt = CheckPrompt(sample, rendered.input_ids, turns if plain else None, pixels)
         else:
             prompt = CheckPrompt(sample, renderer.conversation(sample.messages).input_ids[:DOCUMENT_TOKENS], None)
         n_tokens += len(prompt.token_ids)
@@ -88,6 +92,19 @@ def check_prompts(renderer: Renderer, samples: Sequence[Sample], max_prompt_toke
             break
         prompts.append(prompt)
     return prompts
+
+
+def _content(message: Message) -> str | list[dict[str, str]]:
+    """As the templates of text models and, for messages with images, of vision models take it."""
+    if all(part.kind == "text" for part in message.parts):
+        return message.text
+    return [{"type": part.kind, part.kind: part.text} for part in message.parts]
+
+
+def _pixels(prompts: Sequence[CheckPrompt]) -> dict[str, Tensor]:
+    """Of the pictures of all prompts, in their order; empty without pictures."""
+    held = [prompt.pixels for prompt in prompts if prompt.pixels]
+    return {name: cat([pixels[name] for pixels in held]) for name in (held[0] if held else ())}
 
 
 def answer_here(network: Any, prompts: Sequence[CheckPrompt]) -> Answers:
@@ -102,7 +119,7 @@ def answer_here(network: Any, prompts: Sequence[CheckPrompt]) -> Answers:
     """
     from weitiao.export.reload import greedy_answers
 
-    tokens, logits = greedy_answers(network, [prompt.token_ids for prompt in prompts], N_NEW)
+    tokens, logits = greedy_answers(network, [prompt.token_ids for prompt in prompts], N_NEW, _pixels(prompts))
     return Answers(tokens, logits, [None] * len(prompts))
 
 
@@ -121,8 +138,11 @@ def answer_there(place: Path, prompts: Sequence[CheckPrompt], tokenizer: Path | 
         ExportError: it cannot be read there.
     """
     with tempfile.TemporaryDirectory(prefix="weitiao-check-") as name:
-        request, result, logits = (Path(name) / file for file in ("request.json", "result.json", "logits.safetensors"))
+        names = ("request.json", "result.json", "logits.safetensors", "pixels.safetensors")
+        request, result, logits, pixels = (Path(name) / file for file in names)
+        save_file(_pixels(prompts), pixels)
         content = {
+            "n_pictures": [len(prompt.pixels.get("image_grid_thw", ())) for prompt in prompts],
             "prompts": [prompt.token_ids for prompt in prompts],
             "messages": [prompt.messages for prompt in prompts],
             "n_new": N_NEW,
@@ -130,7 +150,7 @@ def answer_there(place: Path, prompts: Sequence[CheckPrompt], tokenizer: Path | 
         }
         request.write_text(json.dumps(content), encoding="utf-8")
         # -P: the script's own folder must not be searched for modules.
-        command = [sys.executable, "-P", str(Path(__file__).with_name("reload.py")), *map(str, (place, request, result, logits))]
+        command = [sys.executable, "-P", str(Path(__file__).with_name("reload.py")), *map(str, (place, request, result, logits, pixels))]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
         process = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if process.returncode != 0:

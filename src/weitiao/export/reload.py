@@ -1,30 +1,33 @@
 """Answers prompts with a Hugging Face folder or a GGUF file, using transformers and nothing of this project.
 
 Run as a script in a fresh process:
-python reload.py PLACE REQUEST.json RESULT.json LOGITS.safetensors
+python reload.py PLACE REQUEST.json RESULT.json LOGITS.safetensors PIXELS.safetensors
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer, GenerationConfig, GgufConfig
 
 
-def greedy_answers(network: Any, prompts: Sequence[Sequence[int]], n_new: int) -> tuple[list[list[int]], Tensor]:
+def greedy_answers(
+    network: Any, prompts: Sequence[Sequence[int]], n_new: int, pixels: Mapping[str, Tensor] | None = None
+) -> tuple[list[list[int]], Tensor]:
     """Answer prompts in one left-padded batch with transformers' own ``generate``.
 
     Args:
         network: a causal language model whose generation config knows its stop and padding tokens.
         prompts: token ids; may be none at all.
         n_new: most tokens of an answer.
+        pixels: ``pixel_values`` and ``image_grid_thw`` of all pictures, in the order of the prompts.
 
     Returns:
         Each answer's tokens, its stop token included; and the logits (prompts, steps, vocabulary) they were chosen from, float32.
@@ -36,6 +39,7 @@ def greedy_answers(network: Any, prompts: Sequence[Sequence[int]], n_new: int) -
     width = max(map(len, prompts))
     input_ids = torch.tensor([[config.pad_token_id] * (width - len(row)) + list(row) for row in prompts])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts])
+    vision = {**pixels, "mm_token_type_ids": (input_ids == network.config.image_token_id).int()} if pixels else {}
     with torch.no_grad():
         output = network.generate(
             input_ids=input_ids,
@@ -45,6 +49,7 @@ def greedy_answers(network: Any, prompts: Sequence[Sequence[int]], n_new: int) -
             repetition_penalty=1.0,
             output_logits=True,
             return_dict_in_generate=True,
+            **vision,
         )
     answers = []
     for row in output.sequences[:, width:].tolist():
@@ -55,7 +60,9 @@ def greedy_answers(network: Any, prompts: Sequence[Sequence[int]], n_new: int) -
 
 def read_folder(folder: Path) -> tuple[Any, Any]:
     """A folder's model in float32 and its tokenizer."""
-    network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    has_vision = hasattr(AutoConfig.from_pretrained(folder), "vision_config")
+    loader = AutoModelForImageTextToText if has_vision else AutoModelForCausalLM
+    network = loader.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     return network, AutoTokenizer.from_pretrained(folder)
 
 
@@ -77,11 +84,25 @@ def read_gguf(file: Path, tokenizer_folder: str) -> tuple[Any, Any]:
         raise SystemExit("the file lists other tokens than the run's tokenizer")
     tokenizer.chat_template = said["tokenizer.chat_template"]
     ends = [said[f"tokenizer.ggml.{name}_token_id"] for name in ("eos", "eot") if f"tokenizer.ggml.{name}_token_id" in said]
-    network.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=said["tokenizer.ggml.padding_token_id"])
+    network.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        eos_token_id=ends, pad_token_id=said["tokenizer.ggml.padding_token_id"]
+    )
     return network, tokenizer
 
 
-def main(place: str, request: str, result: str, logits_file: str) -> None:
+def with_pictures(rows: Sequence[list[int] | None], n_pictures: Sequence[int], network: Any, grids: Tensor) -> list[list[int] | None]:
+    """A template's tokens with each image's placeholder as often as the image has tokens."""
+    merged = network.config.vision_config.spatial_merge_size**2
+    sizes = iter((grids.prod(-1) // merged).tolist())
+    found: list[list[int] | None] = []
+    for row, n in zip(rows, n_pictures, strict=True):
+        own = iter([next(sizes) for _ in range(n)])
+        image = network.config.image_token_id
+        found.append(None if row is None else [token for token in row for _ in range(next(own) if token == image else 1)])
+    return found
+
+
+def main(place: str, request: str, result: str, logits_file: str, pixels_file: str) -> None:
     """Read a request, answer it, write the result."""
     wanted = json.loads(Path(request).read_text(encoding="utf-8"))
     network, tokenizer = read_gguf(Path(place), wanted["tokenizer"]) if place.endswith(".gguf") else read_folder(Path(place))
@@ -92,7 +113,10 @@ def main(place: str, request: str, result: str, logits_file: str) -> None:
         else None
         for turns in wanted["messages"]
     ]
-    answers, logits = greedy_answers(network, wanted["prompts"], wanted["n_new"])
+    pixels = load_file(pixels_file)
+    if pixels:
+        template_ids = with_pictures(template_ids, wanted["n_pictures"], network, pixels["image_grid_thw"])
+    answers, logits = greedy_answers(network, wanted["prompts"], wanted["n_new"], pixels)
     Path(result).write_text(json.dumps({"tokens": answers, "template_ids": template_ids}), encoding="utf-8")
     save_file({"logits": logits.contiguous()}, logits_file)
 
