@@ -31,13 +31,22 @@ def web_page(path: Path, port: int) -> Iterator[str]:
     """
     run = runs.read_run(path)
     task, recipe = answering.task_of(run)
-    base, tuned, is_vision = _both(run, task, recipe)
+    base, tuned, is_vision = both_models(run, task, recipe)
     with web.open_page(run.path.resolve().name, task.kind, base, tuned, with_image=is_vision, port=port) as address:
         yield address
 
 
-def _both(run: runs.Run, task: Task, recipe: Recipe) -> tuple[web.Answering, web.Answering, bool]:
-    """Base and tuned model; with LoRA both are the same weights, the adapter switched off for the base."""
+def both_models(run: runs.Run, task: Task, recipe: Recipe) -> tuple[web.Answering, web.Answering, bool]:
+    """Base and tuned model; with LoRA both are the same weights, the adapter switched off for the base.
+
+    Args:
+        run: a finished run.
+        task: of the run.
+        recipe: of the run.
+
+    Returns:
+        The functions that answer, base first, and whether the model takes images.
+    """
     engine, loaded, _ = answering.embedded_engine(run)
     is_adapter = hasattr(loaded.network, "disable_adapter")
     base_engine = engine if is_adapter else answering.embedded_engine(run, tuned=False)[0]

@@ -1,12 +1,19 @@
 """The page in a real browser: typing, uploading, reading both answers; and that it asks nothing of any other machine."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.tiny import sentences
+from tests.whole.test_export import SYSTEM, make_run
 
+from weitiao import answering, runs
+from weitiao.recipe.sections import LoraTuning
+from weitiao.seams import Record, Sampling
+from weitiao.trying import both_models
 from weitiao.web import Shown, open_page
 from weitiao.web.views import draw
 
@@ -37,6 +44,29 @@ def test_labels_are_bars_in_order() -> None:
 
 def test_an_unreadable_answer_says_so() -> None:
     assert "does not have the form of the task" in draw(Shown("{broken", None, False, 0.1), "extraction", "")
+
+
+def test_the_base_answers_without_the_adapter(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "qwen3", LoraTuning(r=4))
+    recipe = {
+        "task": {"kind": "extraction", "fields": ["name", "address"]},
+        "data": {"train": {"path": "rows.jsonl"}, "system": SYSTEM},
+        "model": {"path": str(tmp_path / "base"), "device": "cpu", "dtype": "float32"},
+        "evaluate": {"max_new_tokens": 12, "constrained": False},
+    }
+    (run / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    (run / "run.json").write_text(json.dumps({"status": "finished"}), encoding="utf-8")
+    (run / "data.json").write_text(json.dumps({"statistics": {}}), encoding="utf-8")
+    opened = runs.read_run(run)
+    base, tuned, is_vision = both_models(opened, *answering.task_of(opened))
+    (alone, _, _), (whole, _, _) = (answering.embedded_engine(opened, tuned=tuned) for tuned in (False, True))
+    for text in sentences(3):
+        sample = answering.task_of(opened)[0].make_sample(Record("typed", "typed", text))
+        expected = [dict(engine.generate([sample], Sampling(12)))[0].text for engine in (alone, whole)]
+        assert [base(text, None).answer, tuned(text, None).answer, base(text, None).answer] == [*expected, expected[0]]
+        assert expected[0] != expected[1]
+    assert not is_vision
+    assert base("", None).problem
 
 
 QUIET = [

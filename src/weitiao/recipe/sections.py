@@ -174,9 +174,7 @@ class Encode(Section):
     """Join rows to use every token of a batch. Joined rows never see each other: loss and gradients are those of single rows."""
 
 
-FastName = Literal[
-    "answer_logits", "shared_prefix", "last_layer", "lora_linear", "fused_attention", "fused_mlp", "liger", "vision_store"
-]
+FastName = Literal["answer_logits", "shared_prefix", "last_layer", "lora_linear", "fused_attention", "fused_mlp", "liger", "vision_store"]
 
 
 class Train(Section):
@@ -259,7 +257,8 @@ class MergedExport(Section):
 
     kind: Literal["merged"] = "merged"
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    """Of the files; ``auto`` is that of the base's own files. Merging itself is done in float32."""
+    """Of the files; ``auto`` is that of the base's own files. Merging itself is done in float32.
+    For ``gguf`` and ``ollama``: ``f16`` or ``q8_0``; for ``openvino``: ``float32``, ``float16`` or ``int8``."""
 
 
 class GgufExport(Section):
