@@ -82,10 +82,9 @@ def _show(name: str, answers: list[tuple[str, float, int]], seconds: float) -> N
     latencies = sorted(latency for _, latency, _ in answers)
     p95 = latencies[min(len(latencies) - 1, round(0.95 * len(latencies)))]
     n_tokens = sum(n for _, _, n in answers)
+    p50 = statistics.median(latencies)
     rate = f"{len(answers) / seconds:6.2f} requests/s, {n_tokens / seconds:7.1f} tokens/s"
-    print(
-        f"{name:<14} {len(answers):>5} requests in {seconds:7.1f} s: {rate}, latency p50 {statistics.median(latencies):.2f} s, p95 {p95:.2f} s"
-    )
+    print(f"{name:<14} {len(answers):>5} requests in {seconds:7.1f} s: {rate}, latency p50 {p50:.2f} s, p95 {p95:.2f} s")
 
 
 def _texts(folder: Path, n: int) -> list[str]:

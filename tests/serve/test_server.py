@@ -1,4 +1,4 @@
-"""A run over HTTP, as OpenAI's own client and curl see it. One server for all tests here."""
+"""A run over HTTP, as OpenAI's own client and curl see it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,8 +13,7 @@ import openai
 import pytest
 import requests
 
-from tests.serve.runs import EXTRACTION, make_run
-from tests.serve.servers import Server, running
+from tests.serve.servers import Server
 from tests.tiny import sentences
 from weitiao.seams import Sampling, text_message
 from weitiao.serving import load_served
@@ -27,24 +25,13 @@ LONG = {"messages": [{"role": "user", "content": TEXT}], "max_tokens": 1000}
 
 
 @pytest.fixture(scope="module")
-def run(tiny_qwen3: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("serve") / "complaints", tiny_qwen3, EXTRACTION)
-
-
-@pytest.fixture(scope="module")
-def server(run: Path) -> Iterator[Server]:
-    with running(run, "--max-pixels", "10000") as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
 def client(server: Server) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=120)
 
 
 @pytest.fixture(scope="module")
-def served(run: Path):
-    return load_served(run)
+def served(complaints_run: Path):
+    return load_served(complaints_run)
 
 
 def alone(served, text: str, n_tokens: int) -> str:

@@ -1,0 +1,63 @@
+"""What is published holds: bodies made from the OpenAPI, and the examples of docs/serve.md."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
+
+from tests.serve.servers import Server
+
+pytestmark = pytest.mark.timeout(600)
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+PAGE = Path(__file__).parents[2] / "docs" / "serve.md"
+
+
+@pytest.fixture(scope="module")
+def published(server: Server):
+    return schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+
+
+api = schemathesis.pytest.from_fixture("published")
+
+
+@api.parametrize()
+@settings(
+    max_examples=15, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck)
+)
+def test_whatever_the_schema_allows_or_not_is_answered_as_it_says(case):
+    case.call_and_validate(checks=CHECKS, timeout=60)
+
+
+def test_the_server_is_well_after_that(server):
+    assert server.get("/health").json() == {"status": "ok", "waiting": 0, "running": 0}
+    assert "Traceback" not in server.log()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_page_has_examples():
+    assert (len(blocks("bash")), len(blocks("python"))) == (2, 1)
+
+
+@pytest.mark.parametrize(("number", "shown"), [(0, '"flags":'), (1, "data: [DONE]")], ids=["predict", "chat"])
+def test_a_curl_example_works(server, number, shown):
+    example = blocks("bash")[number].replace("http://127.0.0.1:8000", server.url)
+    done = subprocess.run(["bash", "-c", example], capture_output=True, text=True, check=True, timeout=120)
+    assert shown in done.stdout
+    assert '"code"' not in done.stdout
+
+
+def test_the_client_example_works(server):
+    example = blocks("python")[0].replace("http://127.0.0.1:8000", server.url)
+    done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, check=True, timeout=300)
+    assert re.search(r" 20$", done.stdout, re.MULTILINE)
