@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,14 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tests.tiny import build_tiny, sentences
+from torch.nn.functional import linear
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from weitiao.chat import make_renderer
 from weitiao.infer import make_engine
+from weitiao.infer.network import plain_network
+from weitiao.infer.packed import PackedReader, can_pack, side_by_side
+from weitiao.infer.spans import Span
 from weitiao.recipe.sections import Chat
 from weitiao.seams import Constraint, LoadedModel, Message, Sample, Sampling, text_message
 
@@ -47,6 +52,12 @@ def load(folder: Path) -> LoadedModel:
     return LoadedModel(network, AutoTokenizer.from_pretrained(folder), folder, folder.name, torch.float32)
 
 
+@pytest.fixture(params=["packed", "plain"])
+def packed(request: pytest.FixtureRequest) -> bool:
+    """Which of the two readers answers."""
+    return bool(request.param == "packed")
+
+
 def renderer_of(model: LoadedModel) -> Any:
     return make_renderer(model.processor, Chat(), "head")
 
@@ -70,9 +81,9 @@ def plain_greedy(model: LoadedModel, renderer: Any, sample: Sample, n_new: int) 
     return answer, answer[-1] in renderer.stop_token_ids
 
 
-def test_a_batch_of_unequal_rows_answers_as_each_row_alone(loaded: LoadedModel) -> None:
+def test_a_batch_of_unequal_rows_answers_as_each_row_alone(loaded: LoadedModel, packed: bool) -> None:
     renderer = renderer_with_many_stops(loaded)
-    found = dict(make_engine(loaded, renderer, batch_size=8).generate(samples(), Sampling(max_new_tokens=24)))
+    found = dict(make_engine(loaded, renderer, batch_size=8, packed=packed).generate(samples(), Sampling(max_new_tokens=24)))
     assert sorted(found) == list(range(len(TEXTS)))
     ends = set()
     for i, sample in enumerate(samples()):
@@ -172,11 +183,11 @@ def test_a_schema_gives_json_in_the_style_of_the_trained_answers(loaded: LoadedM
     assert any(ord(letter) > 127 for answer in found.values() for letter in answer.text), "raw Chinese must be allowed"
 
 
-def test_label_probabilities_are_those_of_each_whole_sequence(loaded: LoadedModel) -> None:
+def test_label_probabilities_are_those_of_each_whole_sequence(loaded: LoadedModel, packed: bool) -> None:
     renderer = renderer_of(loaded)
     rows = samples()
     offered = {sample.id: (LABELS if i % 3 else LABELS[1:3] + LABELS[:1]) for i, sample in enumerate(rows)}
-    found = dict(make_engine(loaded, renderer, batch_size=6).score_labels(rows, lambda sample: offered[sample.id]))
+    found = dict(make_engine(loaded, renderer, batch_size=6, packed=packed).score_labels(rows, lambda sample: offered[sample.id]))
     for i, sample in enumerate(rows):
         prompt = renderer.prompt(sample.prompt).input_ids
         sums = []
@@ -208,7 +219,7 @@ def test_likelihood_is_that_of_the_trained_tokens(loaded: LoadedModel) -> None:
         assert found[i].nll == pytest.approx(expected, rel=1e-5)
 
 
-def test_an_adapter_is_used_and_train_mode_comes_back(tmp_path: Path) -> None:
+def test_an_adapter_is_used_and_train_mode_comes_back(tmp_path: Path, packed: bool) -> None:
     model = load(build_tiny("qwen3", tmp_path / "m", seed=3))
     config = LoraConfig(r=4, lora_alpha=32, lora_dropout=0.5, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
     tuned = LoadedModel(get_peft_model(model.network, config), model.processor, model.path, model.name, torch.float32)
@@ -216,7 +227,7 @@ def test_an_adapter_is_used_and_train_mode_comes_back(tmp_path: Path) -> None:
     tuned.network.base_model.model.model.layers[0].eval()
     before = [module.training for module in tuned.network.modules()]
     renderer = renderer_of(tuned)
-    found = dict(make_engine(tuned, renderer).generate(samples(), Sampling(max_new_tokens=10)))
+    found = dict(make_engine(tuned, renderer, packed=packed).generate(samples(), Sampling(max_new_tokens=10)))
     assert [module.training for module in tuned.network.modules()] == before
     tuned.network.eval()
     assert [found[i].text for i in range(len(TEXTS))] == [renderer.decode(plain_greedy(tuned, renderer, s, 10)[0]) for s in samples()]
@@ -235,3 +246,86 @@ def test_float32_weights_answer_in_the_dtype_of_the_arithmetic(tiny_qwen3: Path)
     difference = (torch.tensor(exact_scores) - torch.tensor(rough_scores)).abs().max()
     assert 1e-4 < difference < 0.1
     assert len(list(make_engine(rough, renderer_of(rough)).generate(samples(), Sampling(max_new_tokens=3)))) == len(TEXTS)
+
+
+def lora(model: LoadedModel, *targets: str) -> LoadedModel:
+    config = LoraConfig(r=4, lora_alpha=32, target_modules=list(targets), init_lora_weights=False)
+    return replace(model, network=get_peft_model(model.network, config).eval())
+
+
+def logits_of(reader: Any, rows: list[list[int]]) -> torch.Tensor:
+    """Logits after every token of the rows, read in one pass."""
+    cache = reader.new_cache()
+    cache.reserve(len(rows), max(map(len, rows)))
+    return reader.logits(reader.read(cache, [Span(cache.open(None, 0), 0, row) for row in rows]))
+
+
+@pytest.mark.parametrize("targets", [(), ("q_proj", "k_proj", "up_proj", "down_proj"), ("v_proj", "o_proj", "gate_proj")], ids=len)
+def test_packed_weights_give_the_logits_of_the_network(tmp_path: Path, targets: tuple[str, ...]) -> None:
+    for family in ("qwen2", "qwen3"):
+        model = load(build_tiny(family, tmp_path / family, seed=5, tied=family == "qwen2"))
+        tuned = lora(model, *targets) if targets else model
+        network = plain_network(tuned.network)
+        assert can_pack(network, torch.float32)
+        before = {name: weight.clone() for name, weight in network.state_dict().items()}
+        rows = [renderer_of(model).prompt(sample.prompt).input_ids for sample in samples()[:5]]
+        found = logits_of(PackedReader(network, torch.float32), rows)
+        torch.testing.assert_close(found, torch.cat([plain_logits(network, row) for row in rows]).float(), atol=2e-4, rtol=1e-4)
+        assert all(torch.equal(weight, before[name]) for name, weight in network.state_dict().items()), "the network is not touched"
+
+
+def test_an_engine_sees_the_weights_of_the_moment_and_one_that_holds_them_does_not(tmp_path: Path) -> None:
+    tuned = lora(load(build_tiny("qwen2", tmp_path / "m", seed=4)), "q_proj", "v_proj", "down_proj")
+    engines = [make_engine(tuned, renderer_of(tuned), hold=hold) for hold in (False, True)]
+
+    def labels(engine: Any) -> list[Any]:
+        return [answer.label_probabilities for _, answer in sorted(engine.score_labels(samples(), lambda _s: LABELS), key=lambda x: x[0])]
+
+    first = [labels(engine) for engine in engines]
+    assert first[0] == first[1]
+    with torch.no_grad():
+        for name, weight in tuned.network.named_parameters():
+            if "lora_B" in name:
+                weight.mul_(2)
+    assert labels(engines[0]) != first[0]
+    assert labels(engines[1]) == first[1]
+
+
+def test_adapters_on_sixteen_bit_weights_stay_products_of_their_own(tmp_path: Path) -> None:
+    model = lora(load(build_tiny("qwen2", tmp_path / "m", seed=4)), "q_proj", "v_proj")
+    attention = plain_network(model.network).base_model.layers[0].self_attn
+    x_NH = torch.randn(7, 32)
+    layers = [attention.q_proj, attention.k_proj, attention.v_proj]
+    with torch.no_grad():
+        expected = torch.cat([layer(x_NH) for layer in layers], dim=-1)
+        weight, bias, down, up = side_by_side(layers, torch.bfloat16)
+        assert weight.dtype == torch.bfloat16
+        assert (down.shape, up.shape) == ((8, 32), (64, 8))
+        found = linear(x_NH.bfloat16(), weight, bias) + linear(linear(x_NH.bfloat16(), down), up)
+    torch.testing.assert_close(found.float(), expected, atol=0.15, rtol=0.05)
+    assert torch.equal(weight[:32].float(), attention.q_proj.weight.bfloat16().float()), "nothing is rounded away"
+
+
+def test_rows_that_join_and_leave_change_no_answer(loaded: LoadedModel, packed: bool) -> None:
+    renderer = renderer_with_many_stops(loaded)
+    engine = make_engine(loaded, renderer, batch_size=3, packed=packed)
+    batch, waiting, answers, tokens = engine.step_batch(), deque(samples()), {}, {}
+    names: dict[int, Sample] = {}
+    for n_steps in range(400):
+        if waiting and n_steps % 2 == 0:
+            sample = waiting.popleft()
+            asked = sample.messages if n_steps % 4 else sample
+            names[batch.join(asked, Sampling(max_new_tokens=20)).ticket] = sample
+        for stepped in batch.step():
+            tokens.setdefault(stepped.ticket, []).extend(stepped.token_ids)
+            if stepped.ticket == 4 and len(tokens[4]) == 2:
+                batch.leave(4)
+            elif stepped.answer:
+                answers[stepped.ticket] = stepped.answer
+        assert batch.n_working <= 3
+    assert batch.n_waiting == batch.n_working == 0
+    assert sorted(answers) == [i for i in range(len(TEXTS)) if i != 4 or len(tokens[4]) < 2]
+    for number, answer in answers.items():
+        expected, _ = plain_greedy(loaded, renderer, names[number], 20)
+        assert tokens[number] == expected
+        assert answer.text == renderer.decode(expected)

@@ -42,17 +42,23 @@ def lengths(batches: list[list[Prompt]]) -> list[list[int]]:
 
 def test_prompts_of_like_length_share_a_batch_longest_first() -> None:
     prompts = [prompt(*range(n)) for n in (5, 9, 2, 7, 9)]
-    assert lengths(plan_batches(prompts, batch_size=2, n_new_tokens=4, cache_tokens=10**6)) == [[9, 9], [7, 5], [2]]
+    assert lengths(plan_batches(prompts, batch_size=2, n_new_tokens=4, cache_tokens=10**6, read_tokens=10**6)) == [[9, 9], [7, 5], [2]]
+
+
+def test_a_pass_reads_no_more_tokens_than_it_may_but_a_row_is_never_cut() -> None:
+    prompts = [prompt(*range(n)) for n in (30, 9, 9, 9)]
+    # With its candidates a row of 9 reads 11 tokens: two of them in a pass of 25.
+    assert lengths(plan_batches(prompts, batch_size=9, n_new_tokens=2, cache_tokens=10**6, read_tokens=25)) == [[30], [9, 9], [9]]
 
 
 def test_a_batch_never_outgrows_the_memory_for_keys_and_values() -> None:
     prompts = [prompt(*range(n)) for n in (20, 20, 6, 6, 6, 6)]
     # 24 tokens per row with the answer, then 10: one row of the long ones, three of the short ones fit into 30.
-    assert lengths(plan_batches(prompts, batch_size=16, n_new_tokens=4, cache_tokens=30)) == [[20], [20], [6, 6, 6], [6]]
+    assert lengths(plan_batches(prompts, batch_size=16, n_new_tokens=4, cache_tokens=30, read_tokens=10**6)) == [[20], [20], [6, 6, 6], [6]]
 
 
 def test_a_prompt_that_fills_memory_alone_is_still_answered() -> None:
-    assert lengths(plan_batches([prompt(1, 2, 3)], batch_size=4, n_new_tokens=4, cache_tokens=1)) == [[3]]
+    assert lengths(plan_batches([prompt(1, 2, 3)], batch_size=4, n_new_tokens=4, cache_tokens=1, read_tokens=10**6)) == [[3]]
 
 
 @pytest.mark.parametrize(
@@ -163,15 +169,16 @@ def test_logits_exist_only_where_they_are_needed_and_never_many_at_once(loaded: 
     hook = loaded.network.lm_head.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0].reshape(-1, 32).shape[0]))
     rows = [Sample(str(i), f"rows:{i}", (text_message("user", "问" * 30), text_message("assistant", "答" * 60))) for i in range(8)]
     try:
-        list(engine_of(loaded).generate(rows, GREEDY))
+        engine = engine_of(loaded, packed=False)
+        list(engine.generate(rows, GREEDY))
         assert seen == [8] * 4, "one position per row and new token, also while prompts are read"
         seen.clear()
-        ((_, answer), *_) = engine_of(loaded).likelihood(rows)
+        ((_, answer), *_) = engine.likelihood(rows)
         assert answer.n_new_tokens > 60
         assert sum(seen) == 8 * answer.n_new_tokens
         assert max(seen) <= 256
         seen.clear()
-        list(engine_of(loaded).score_labels(rows, lambda _sample: [f"标签{i}号" for i in range(40)]))
+        list(engine.score_labels(rows, lambda _sample: [f"标签{i}号" for i in range(40)]))
         assert len(seen) > 1
         assert max(seen) <= 256
     finally:

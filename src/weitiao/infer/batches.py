@@ -15,8 +15,9 @@ from weitiao.seams import Picture, Renderer, Sample
 MIN_PREFIX = 8
 """Fewest tokens of a common beginning that are worth a pass of their own."""
 
-READ_TOKENS = 8192
-"""Prompt tokens that are read at once; more gains nothing on any device and costs activation memory."""
+READ_TOKENS = {"cpu": 512}
+"""Tokens of a pass over prompts, by device: enough to keep the arithmetic units busy, little enough for the caches and to show progress."""
+READ_TOKENS_ELSEWHERE = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +78,15 @@ def check_lengths(prompts: Sequence[Prompt], n_new_tokens: int, config: PreTrain
             )
 
 
-def plan_batches(prompts: Sequence[Prompt], batch_size: int, n_new_tokens: int, cache_tokens: int) -> list[list[Prompt]]:
-    """Group prompts of like length, longest first, so that what does not fit shows at once.
+def plan_batches(prompts: Sequence[Prompt], batch_size: int, n_new_tokens: int, cache_tokens: int, read_tokens: int) -> list[list[Prompt]]:
+    """Group rows of like length that are read in one pass, longest first, so that what does not fit shows at once.
 
     Args:
-        prompts: rendered prompts.
-        batch_size: most prompts of a batch, >= 1.
-        n_new_tokens: longest answer.
+        prompts: rendered prompts, or what is left of them after a common beginning.
+        batch_size: most rows of a batch, >= 1.
+        n_new_tokens: most tokens that a row adds to its prompt.
         cache_tokens: most tokens that the KV cache may hold at once.
+        read_tokens: most tokens of a pass; a longer row has one of its own.
 
     Returns:
         Batches of at least one prompt each; every prompt is in one of them.
@@ -95,8 +97,8 @@ def plan_batches(prompts: Sequence[Prompt], batch_size: int, n_new_tokens: int, 
     n_rows = 0
     for prompt in sorted(prompts, key=lambda prompt: len(prompt.token_ids), reverse=True):
         if not batches or len(batches[-1]) == n_rows:
-            longest = len(prompt.token_ids)
-            n_rows = max(1, min(batch_size, cache_tokens // (longest + n_new_tokens), READ_TOKENS // longest))
+            longest = len(prompt.token_ids) + n_new_tokens
+            n_rows = max(1, min(batch_size, cache_tokens // longest, read_tokens // longest))
             batches.append([])
         batches[-1].append(prompt)
     return batches
@@ -115,14 +117,14 @@ def shared_prefix(prompts: Sequence[Prompt]) -> list[int]:
         return []
     rows = [prompt.token_ids for prompt in prompts]
     # What the lexically smallest and largest rows share, all rows share.
-    low, high = min(rows), max(rows)
-    n_shared = 0
-    for a, b in zip(low, high, strict=False):
-        if a != b:
-            break
-        n_shared += 1
-    n_shared = min(n_shared, min(map(len, rows)) - 1)
+    low = min(rows)
+    n_shared = min(common_length(low, max(rows)), min(map(len, rows)) - 1)
     return low[:n_shared] if n_shared >= MIN_PREFIX else []
+
+
+def common_length(some: Sequence[int], others: Sequence[int]) -> int:
+    """How many tokens two rows begin with in common."""
+    return next((i for i, (a, b) in enumerate(zip(some, others, strict=False)) if a != b), min(len(some), len(others)))
 
 
 def cache_tokens_that_fit(config: PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> int:
@@ -140,6 +142,11 @@ def cache_tokens_that_fit(config: PreTrainedConfig, dtype: torch.dtype, device: 
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     bytes_per_token = 2 * text.num_hidden_layers * text.num_key_value_heads * head_dim * dtype.itemsize
     return max(1, int(_free_bytes(device) // 4 // bytes_per_token))
+
+
+def read_tokens(device: torch.device) -> int:
+    """Most prompt tokens that a pass reads at once on a device."""
+    return READ_TOKENS.get(device.type, READ_TOKENS_ELSEWHERE)
 
 
 def _free_bytes(device: torch.device) -> int:

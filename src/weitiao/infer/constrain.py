@@ -24,6 +24,7 @@ JSON_STYLE: JsonCompileOptions = {"whitespace_flexible": False, "item_separator"
 
 FREE_TOKENS = '%llguidance {"no_forcing": true}\n'
 """Where only one text can follow, the model still chooses the tokens that write it: as it learnt them, not as llguidance would cut them."""
+
 MAX_COMPILED = 256
 """Constraints that are kept compiled: a server's clients send what they like."""
 
@@ -31,19 +32,28 @@ MAX_COMPILED = 256
 class Matcher:
     """Follows one answer."""
 
-    def __init__(self, inner: Any) -> None:
-        """Keep llguidance's matcher, which nobody else may use."""
-        self._inner = inner
+    def __init__(self, inner: Any, n_vocab: int) -> None:
+        """Keep llguidance's matcher, which nobody else may use.
 
-    def allowed(self, n_vocab: int) -> torch.Tensor:
+        Args:
+            inner: at the beginning of an answer.
+            n_vocab: width of the logits.
+        """
+        self._inner = inner
+        self._n_vocab = n_vocab
+
+    def allowed(self) -> torch.Tensor:
         """Which tokens may come next: bool, one per entry of the vocabulary, on the CPU."""
         bits = np.unpackbits(np.frombuffer(self._inner.compute_bitmask(), dtype=np.uint8), bitorder="little")
-        return torch.from_numpy(bits[:n_vocab].astype(bool))
+        return torch.from_numpy(bits[: self._n_vocab].astype(bool))
 
-    def take(self, token_id: int, origin: str) -> None:
-        """Move on by a token; raises ``EngineError`` where that is not possible."""
-        if not self._inner.consume_token(token_id):
-            raise EngineError(f"the answer left its constraint: {self._inner.get_error()}", where=origin)
+    def take(self, token_id: int) -> bool:
+        """Move on by a token; False where that is not possible, and ``problem`` says why."""
+        return bool(self._inner.consume_token(token_id))
+
+    def problem(self) -> str:
+        """Why the answer cannot go on."""
+        return str(self._inner.get_error())
 
     def is_complete(self) -> bool:
         """Whether nothing may follow any more."""
@@ -87,7 +97,7 @@ class Grammars:
             if len(self._compiled) >= MAX_COMPILED:
                 self._compiled.clear()
             self._compiled[grammar] = self._compile(grammar, origin)
-        return Matcher(self._compiled[grammar].deep_copy())
+        return Matcher(self._compiled[grammar].deep_copy(), self._n_vocab)
 
     def _compile(self, grammar: str, origin: str) -> Any:
         from llguidance import LLMatcher, LLTokenizer

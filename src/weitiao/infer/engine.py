@@ -3,30 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-
-import torch
+from functools import cache
 
 from weitiao.chat import make_vision
 from weitiao.errors import RowError
-from weitiao.infer.batches import Prompt, cache_tokens_that_fit, check_lengths, plan_batches, render_prompts, shared_prefix
-from weitiao.infer.cache import RoomyCache
-from weitiao.infer.constrain import Grammars, Matcher
-from weitiao.infer.decode import decode_batch
+from weitiao.infer.batches import (
+    Prompt,
+    cache_tokens_that_fit,
+    check_lengths,
+    plan_batches,
+    read_tokens,
+    render_prompts,
+    shared_prefix,
+)
+from weitiao.infer.cache import SlotCache
+from weitiao.infer.constrain import Grammars
 from weitiao.infer.labels import LabelTokens, distinct_candidates, score_batch
 from weitiao.infer.likelihood import likelihood_batch
-from weitiao.infer.network import Network, answering, plain_network, read_prefix
-from weitiao.infer.vision import before_pictures, see_batch
-from weitiao.seams import Answer, Constraint, Engine, LoadedModel, Renderer, Sample, Sampling, Vision
+from weitiao.infer.network import PlainReader, Reader, plain_network, read_prefix
+from weitiao.infer.packed import PackedReader, can_pack
+from weitiao.infer.steps import StepBatch
+from weitiao.infer.vision import before_pictures
+from weitiao.seams import Answer, Constraint, LoadedModel, Renderer, Sample, Sampling, Vision
 
 
-def make_engine(model: LoadedModel, renderer: Renderer, batch_size: int = 16, max_prompt_tokens: int | None = None) -> Engine:
+def make_engine(
+    model: LoadedModel,
+    renderer: Renderer,
+    batch_size: int = 16,
+    max_prompt_tokens: int | None = None,
+    *,
+    packed: bool = True,
+    hold: bool = False,
+) -> EmbeddedEngine:
     """Make an engine that answers with a loaded model in this process.
 
     Args:
-        model: a text or vision model, tuned or not. Its network is used as it is then: weights that change later change the answers.
+        model: a text or vision model, tuned or not. Its network is used as it is at each call.
         renderer: the run's renderer; the only one who turns text into tokens.
         batch_size: most rows that are answered at once, >= 1; fewer where memory is short.
         max_prompt_tokens: longest prompt; the user's own text is shortened to fit. None: no limit but the model's positions.
+        packed: read through weights laid out for this CPU where that is faster; they are copied anew at each call, and dropped after it.
+        hold: keep that copy between calls, for weights that no longer change.
 
     Returns:
         An engine. Each call finds and leaves the network in the mode (train, eval) it is in.
@@ -38,16 +56,45 @@ def make_engine(model: LoadedModel, renderer: Renderer, batch_size: int = 16, ma
     tokenizer = getattr(model.processor, "tokenizer", model.processor)
     grammars = Grammars(tokenizer, network.get_output_embeddings().weight.shape[0], renderer.stop_token_ids)
     vision = model.vision or make_vision(network, renderer)
-    return EmbeddedEngine(network, model.dtype, renderer, grammars, vision, batch_size=batch_size, max_prompt_tokens=max_prompt_tokens)
+
+    def open_reader() -> Reader:
+        return (
+            PackedReader(network, model.dtype) if packed and can_pack(network, model.dtype) else PlainReader(network, model.dtype, vision)
+        )
+
+    return EmbeddedEngine(
+        cache(open_reader) if hold else open_reader,
+        renderer,
+        grammars,
+        vision,
+        batch_size=batch_size,
+        max_prompt_tokens=max_prompt_tokens,
+    )
+
+
+def make_step_batch(model: LoadedModel, renderer: Renderer, batch_size: int) -> StepBatch:
+    """Make an empty batch that prompts join and leave between two steps: ``EmbeddedEngine.step_batch`` where nothing else is asked.
+
+    Args:
+        model: a text or vision model, tuned or not.
+        renderer: the run's renderer.
+        batch_size: most answers that are written side by side, >= 1; fewer where memory is short.
+
+    Returns:
+        The batch; all of its methods are called from one thread.
+
+    Raises:
+        EngineError: the model is of a kind that cannot be answered with.
+    """
+    return make_engine(model, renderer, batch_size).step_batch()
 
 
 class EmbeddedEngine:
-    """Answers in batches of like length; what all prompts of a call begin with is read once."""
+    """Answers many rows at once; what all prompts of a call begin with is read once."""
 
     def __init__(
         self,
-        network: Network,
-        dtype: torch.dtype,
+        open_reader: Callable[[], Reader],
         renderer: Renderer,
         grammars: Grammars,
         vision: Vision | None,
@@ -56,14 +103,21 @@ class EmbeddedEngine:
         max_prompt_tokens: int | None,
     ) -> None:
         """Keep the parts; see ``make_engine``."""
-        self._network = network
-        self._dtype = dtype
+        self._open_reader = open_reader
         self._renderer = renderer
         self._grammars = grammars
         self._vision = vision
         self._batch_size = batch_size
         self._max_prompt_tokens = max_prompt_tokens
         self._label_tokens = LabelTokens(renderer)
+
+    def step_batch(self) -> StepBatch:
+        """Start answering prompts that join and leave, as a server gets them; see ``StepBatch``.
+
+        Returns:
+            A batch without rows, in which no row waits for another's. It answers with the weights of now, also where they change later.
+        """
+        return self._step_batch(self._open_reader(), patient=False)
 
     def generate(
         self,
@@ -79,19 +133,26 @@ class EmbeddedEngine:
             constraint: what a sample's answer may be; None, or a constraint with nothing set, means anything.
 
         Yields:
-            ``(index, answer)`` batch by batch, longest prompts first. ``n_new_tokens`` counts the stop token where there is one. An
-            answer that its constraint completes ends there, without a stop token, as ``constraint``.
+            ``(index, answer)`` as answers finish, longest prompts first at work. ``n_new_tokens`` counts the stop token where there is one.
+            An answer that its constraint completes ends there, without a stop token, as ``constraint``.
 
         Raises:
             RowError: a prompt cannot be shortened enough.
-            EngineError: a prompt is too long for the model or does not fit, a constraint cannot be compiled, or the output is not finite.
+            EngineError: a prompt is too long for the model, a constraint cannot be compiled, or the output is not finite.
         """
-        for batch, prefix in self._batches(samples, sampling.max_new_tokens, sampling.max_new_tokens):
-            asked = [constraint(prompt.sample) if constraint else None for prompt in batch]
-            matchers = [self._grammars.matcher(wish, prompt.sample.origin) for wish, prompt in zip(asked, batch, strict=True)]
-            with answering(self._network, self._dtype):
-                answers = list(self._decode(batch, prefix, sampling, matchers))
-            yield from answers
+        if not samples:
+            return
+        reader = self._open_reader()
+        prompts = self._prompts(reader, samples, sampling.max_new_tokens)
+        rows = self._step_batch(reader, patient=True)
+        rows.share(before_pictures(self._vision, shared_prefix(prompts)))
+        index_of = {}
+        for prompt in sorted(prompts, key=lambda prompt: len(prompt.token_ids), reverse=True):
+            index_of[rows.join_prompt(prompt, sampling, constraint(prompt.sample) if constraint else None)] = prompt.index
+        while rows.n_waiting or rows.n_working:
+            for stepped in rows.step():
+                if stepped.answer:
+                    yield index_of[stepped.ticket], stepped.answer
 
     def score_labels(self, samples: Sequence[Sample], labels: Callable[[Sample], Sequence[str]]) -> Iterator[tuple[int, Answer]]:
         """Score each candidate as the whole answer; see ``labels.py`` for what the probability is.
@@ -105,19 +166,20 @@ class EmbeddedEngine:
 
         Raises:
             RowError: a prompt cannot be shortened enough.
-            EngineError: a row has no candidate, or a prompt is too long for the model or holds an image.
+            EngineError: a row has no candidate, or a prompt is too long for the model.
         """
+        if not samples:
+            return
         candidates = [distinct_candidates(sample, labels(sample)) for sample in samples]
         tokens = [[self._label_tokens.of(label, sample) for label in row] for row, sample in zip(candidates, samples, strict=True)]
-        longest = max((len(sequence) for row in tokens for sequence in row), default=0)
-        largest_tree = max((sum(map(len, row)) for row in tokens), default=0)
-        for batch, prefix in self._batches(samples, longest, largest_tree):
+        reader = self._open_reader()
+        prompts = self._prompts(reader, samples, max(len(sequence) for row in tokens for sequence in row))
+        prefix = read_prefix(reader, before_pictures(self._vision, shared_prefix(prompts)))
+        slots = reader.new_cache()
+        for batch in self._batches(slots, reader, prompts, max(sum(map(len, row)) for row in tokens)):
             offered = [candidates[prompt.index] for prompt in batch]
             sequences = [tokens[prompt.index] for prompt in batch]
-            with answering(self._network, self._dtype):
-                seen = see_batch(self._vision, batch, prefix.get_seq_length() if prefix else 0)
-                answers = score_batch(self._network, self._renderer, batch, prefix, seen, candidates=offered, sequences=sequences)
-            yield from answers
+            yield from score_batch(reader, slots, batch, prefix, self._vision, candidates=offered, sequences=sequences)
 
     def likelihood(self, samples: Sequence[Sample]) -> Iterator[tuple[int, Answer]]:
         """Score each sample's own answers, those that training would train.
@@ -130,8 +192,10 @@ class EmbeddedEngine:
 
         Raises:
             RowError: a sample has no answer, or cannot be shortened enough.
-            EngineError: a conversation is too long for the model or holds an image.
+            EngineError: a conversation is too long for the model.
         """
+        if not samples:
+            return
         rows, trained = [], []
         for i, sample in enumerate(samples):
             try:
@@ -140,34 +204,21 @@ class EmbeddedEngine:
                 raise RowError(error.what, where=sample.origin, hint=error.hint) from error
             rows.append(Prompt(i, sample, rendered.input_ids, rendered.pictures))
             trained.append(rendered.trained)
-        check_lengths(rows, 0, self._network.config)
-        for batch in plan_batches(rows, self._batch_size, 0, self._cache_tokens()):
-            with answering(self._network, self._dtype):
-                flags = [trained[row.index] for row in batch]
-                answers = likelihood_batch(self._network, batch, flags, self._renderer.pad_token_id, see_batch(self._vision, batch))
-            yield from answers
+        reader = self._open_reader()
+        check_lengths(rows, 0, reader.config)
+        slots = reader.new_cache()
+        for batch in self._batches(slots, reader, rows, 0):
+            yield from likelihood_batch(reader, slots, batch, [trained[row.index] for row in batch], self._vision)
 
-    def _decode(
-        self, batch: Sequence[Prompt], prefix: RoomyCache | None, sampling: Sampling, matchers: Sequence[Matcher | None]
-    ) -> Iterator[tuple[int, Answer]]:
-        seen = see_batch(self._vision, batch, prefix.get_seq_length() if prefix else 0)
-        return decode_batch(self._network, self._renderer, batch, prefix, seen, sampling=sampling, matchers=matchers)
+    def _step_batch(self, reader: Reader, *, patient: bool) -> StepBatch:
+        return StepBatch(reader, self._renderer, self._grammars, self._vision, batch_size=self._batch_size, patient=patient)
 
-    def _batches(self, samples: Sequence[Sample], longest: int, n_cached: int) -> Iterator[tuple[list[Prompt], RoomyCache | None]]:
-        """Batches of rendered prompts, each with the keys and values of what all prompts of the call begin with.
-
-        ``longest`` is the longest answer in tokens, ``n_cached`` the most tokens that a row adds to the cache.
-        """
+    def _prompts(self, reader: Reader, samples: Sequence[Sample], longest: int) -> list[Prompt]:
+        """Rendered prompts that leave room for the longest answer."""
         prompts = render_prompts(samples, self._renderer, self._max_prompt_tokens)
-        check_lengths(prompts, longest, self._network.config)
-        shared = shared_prefix(prompts)
-        shared = shared[: before_pictures(self._vision, prompts, len(shared))]
-        prefix = None
-        if shared:
-            with answering(self._network, self._dtype):
-                prefix = read_prefix(self._network, shared)
-        for batch in plan_batches(prompts, self._batch_size, n_cached, self._cache_tokens()):
-            yield batch, prefix
+        check_lengths(prompts, longest, reader.config)
+        return prompts
 
-    def _cache_tokens(self) -> int:
-        return cache_tokens_that_fit(self._network.config, self._dtype, self._network.device)
+    def _batches(self, slots: SlotCache, reader: Reader, rows: Sequence[Prompt], n_added: int) -> list[list[Prompt]]:
+        n_cached = cache_tokens_that_fit(reader.config, slots.dtype, slots.device)
+        return plan_batches(rows, self._batch_size, n_added, n_cached, read_tokens(slots.device))

@@ -6,10 +6,10 @@ one of the candidates: labels of different length compare as they are, because "
 common beginning. Dividing by the number of tokens would favour labels whose later tokens follow from the first ones, and the numbers
 would no longer be probabilities; so it is not done.
 
-The prompt is read once. The candidates hang below it as a tree, equal beginnings once, and are read in one more pass in which each
-token sees the prompt and its own ancestors only.
+The prompt is read once, and the candidates with it: they hang below it as a tree, equal beginnings once, in which each token sees the
+prompt and its own ancestors only.
 
-Shape letters: B rows, N tree tokens (padded), T columns of the cache, H hidden size.
+Shape letters: N tokens of the pass, H hidden size.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ from torch import Tensor
 
 from weitiao.errors import EngineError
 from weitiao.infer.batches import Prompt
-from weitiao.infer.cache import RoomyCache
-from weitiao.infer.network import Network, Reading, arithmetic_dtype, read_batch, token_log_probs
-from weitiao.infer.vision import Seen
-from weitiao.seams import Answer, Renderer, Sample, text_message
+from weitiao.infer.cache import Prefix, SlotCache
+from weitiao.infer.network import Reader, token_log_probs
+from weitiao.infer.spans import ROOT, Span
+from weitiao.infer.vision import prompt_span
+from weitiao.seams import Answer, Renderer, Sample, Vision, text_message
 
-ROOT = -1
-"""Parent of a label's first token: the prompt's last token."""
 MAX_KNOWN = 10_000
 """Labels whose tokens are kept."""
 
@@ -97,33 +96,39 @@ class LabelTokens:
 
 
 def score_batch(
-    network: Network,
-    renderer: Renderer,
+    reader: Reader,
+    cache: SlotCache,
     prompts: Sequence[Prompt],
-    prefix: RoomyCache | None,
-    seen: Seen | None,
+    prefix: Prefix | None,
+    vision: Vision | None,
     *,
     candidates: Sequence[Sequence[str]],
     sequences: Sequence[Sequence[Sequence[int]]],
 ) -> list[tuple[int, Answer]]:
-    """Score the candidates of each prompt.
+    """Score the candidates of each prompt, in one pass over prompts and candidates.
 
     Args:
-        network: the plain network, in eval mode, without gradients.
-        renderer: gives the padding token.
+        reader: reads tokens.
+        cache: without rows, and left so.
         prompts: the batch.
-        prefix: keys and values of what all prompts begin with, or None.
-        seen: the batch's pictures, or None.
+        prefix: what all prompts begin with, or None.
+        vision: of a vision model.
         candidates: per prompt, its labels, all different.
         sequences: per prompt, the tokens of its labels, stop token included.
 
     Returns:
         ``(prompt.index, answer)`` with the likeliest label and the probability of each.
     """
-    n_prefix = prefix.get_seq_length() if prefix else 0
-    reading = read_batch(network, [prompt.token_ids[n_prefix:] for prompt in prompts], prefix, renderer.pad_token_id, seen)
+    n_prefix = len(prefix.token_ids) if prefix else 0
     trees = [plant(row) for row in sequences]
-    sums = _log_probs(network, reading, trees, sequences, renderer.pad_token_id)
+    cache.reserve(len(prompts), max(len(prompt.token_ids) + len(tree.token_ids) for prompt, tree in zip(prompts, trees, strict=True)))
+    spans = [
+        prompt_span(vision, prompt, cache.open(prefix, n_prefix), n_prefix, tree.token_ids, tree.parents)
+        for prompt, tree in zip(prompts, trees, strict=True)
+    ]
+    hidden_NH = reader.read(cache, spans)
+    cache.lengths.clear()
+    sums = _log_probs(reader, hidden_NH, spans, trees, sequences)
     return [(prompts[i].index, _answer(prompts[i], candidates[i], sequences[i], sums[i])) for i in range(len(prompts))]
 
 
@@ -148,46 +153,19 @@ def _answer(prompt: Prompt, candidates: Sequence[str], sequences: Sequence[Seque
 
 
 def _log_probs(
-    network: Network, reading: Reading, trees: Sequence[Tree], sequences: Sequence[Sequence[Sequence[int]]], pad_token_id: int
+    reader: Reader, hidden_NH: Tensor, spans: Sequence[Span], trees: Sequence[Tree], sequences: Sequence[Sequence[Sequence[int]]]
 ) -> list[Tensor]:
     """Per prompt, the summed log probability of each of its sequences."""
-    n_rows, n_nodes = len(trees), max(len(tree.token_ids) for tree in trees)
-    hidden = torch.cat([reading.hidden[:, None], _read_trees(network, reading, trees, n_nodes, pad_token_id)], dim=1)
     positions: list[int] = []
     tokens: list[int] = []
-    for row, (tree, row_sequences) in enumerate(zip(trees, sequences, strict=True)):
+    n_before = 0
+    for span, tree, row_sequences in zip(spans, trees, sequences, strict=True):
+        first_node = n_before + len(span.token_ids) - len(tree.token_ids)
         for path, sequence in zip(tree.paths, row_sequences, strict=True):
-            positions += [row * (n_nodes + 1) + node + 1 for node in path]
+            # ROOT is -1: the token before the first node.
+            positions += [first_node + node for node in path]
             tokens += sequence
-    found = token_log_probs(network, hidden.reshape(n_rows * (n_nodes + 1), -1), positions, tokens)
+        n_before += len(span.token_ids)
+    found = token_log_probs(reader, hidden_NH, positions, tokens)
     sums = iter(torch.split(found, [len(sequence) for row in sequences for sequence in row]))
     return [torch.stack([next(sums).sum() for _ in row]) for row in sequences]
-
-
-def _read_trees(network: Network, reading: Reading, trees: Sequence[Tree], n_nodes: int, pad_token_id: int) -> Tensor:
-    """Hidden states after each tree token, (B, N, H); states of padding mean nothing."""
-    if n_nodes == 0:
-        return reading.hidden[:, None][:, :0]
-    device, n_rows = network.device, len(trees)
-    chunk_BN = torch.full((n_rows, n_nodes), pad_token_id)
-    depth_BN = torch.zeros(n_rows, n_nodes, dtype=torch.long)
-    sees_BNN = torch.eye(n_nodes, dtype=torch.bool).repeat(n_rows, 1, 1)
-    for row, tree in enumerate(trees):
-        for node, (token, parent) in enumerate(zip(tree.token_ids, tree.parents, strict=True)):
-            chunk_BN[row, node] = token
-            if parent != ROOT:
-                depth_BN[row, node] = depth_BN[row, parent] + 1
-                sees_BNN[row, node] |= sees_BNN[row, parent]
-    prompt_BNT = reading.mask[:, None].expand(-1, n_nodes, -1)
-    visible_BNT = torch.cat([prompt_BNT, sees_BNN.to(device)], dim=-1)
-    dtype = arithmetic_dtype(network)
-    mask_B1NT = torch.zeros(visible_BNT.shape, dtype=dtype, device=device).masked_fill(~visible_BNT, torch.finfo(dtype).min)[:, None]
-    output = network.base_model(
-        input_ids=chunk_BN.to(device),
-        attention_mask=mask_B1NT,
-        position_ids=reading.positions[:, None] + depth_BN.to(device),
-        past_key_values=reading.cache,
-        use_cache=True,
-    )
-    hidden_BNH: Tensor = output.last_hidden_state
-    return hidden_BNH

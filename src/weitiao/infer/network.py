@@ -1,25 +1,26 @@
-"""The few ways in which an engine calls the network. Everything here is exact: no approximation, no lasting change of the network.
+"""Passes through a ``transformers`` model as it stands, on any device: the plain twin of ``packed.py``.
 
-Rows of a batch are filled up on the right while they are read (a causal network never looks there, so no mask is needed), and the
-filled columns of the KV cache are masked while answers grow behind them; positions count real tokens only. That gives each row what
-it would get alone, left padding included, at less cost: the reading pass keeps the maskless attention kernels.
+Rows of a pass are filled up on the right (their filling is never looked at, and the next pass writes over it) and see what ``spans.py``
+says; positions count real tokens only. So each row gets what it would get alone.
 
-Shape letters: B rows, N tokens of a chunk, T columns of the KV cache, H hidden size, V vocabulary.
+Shape letters: B rows, N tokens of a span (padded), T columns of the KV cache, H hidden size, V vocabulary, M chosen positions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from weitiao.errors import EngineError
-from weitiao.infer.cache import RoomyCache
-from weitiao.infer.vision import Seen, vision_inputs
+from weitiao.infer.batches import read_tokens
+from weitiao.infer.cache import Prefix, SlotCache
+from weitiao.infer.spans import Span, positions, visible
+from weitiao.seams import Vision
 
 Network = Any
 """A ``transformers.PreTrainedModel``; its methods are not typed."""
@@ -28,17 +29,28 @@ HEAD_POSITIONS = 256
 """Positions whose logits exist at the same time while scores are read: bounds memory at ``HEAD_POSITIONS * V`` numbers."""
 
 
-@dataclass(slots=True)
-class Reading:
-    """A batch that was read up to its last prompt token, and where an answer goes on."""
+class Reader(Protocol):
+    """Reads tokens with a network: as it stands (``PlainReader``), or through weights packed for this CPU (``packed.PackedReader``)."""
 
-    hidden: Tensor
-    """(B, H): last hidden state of each row's last token."""
-    cache: RoomyCache
-    mask: Tensor
-    """(B, T), bool: columns of the cache that belong to the row."""
-    positions: Tensor
-    """(B,): position of each row's next token."""
+    @property
+    def config(self) -> PreTrainedConfig:
+        """The network's configuration."""
+        ...
+
+    def new_cache(self) -> SlotCache:
+        """Slots for rows, empty."""
+        ...
+
+    def read(self, cache: SlotCache, spans: Sequence[Span]) -> Tensor:
+        """Hidden states of all tokens of the spans, one after the other, (N, H).
+
+        Each slot then holds its span's tokens as well, and ``cache.lengths`` says so.
+        """
+        ...
+
+    def logits(self, hidden_MH: Tensor) -> Tensor:
+        """Logits after positions, (M, V), in float32."""
+        ...
 
 
 def plain_network(network: Any) -> Network:
@@ -66,126 +78,132 @@ def plain_network(network: Any) -> Network:
     return plain
 
 
-@contextmanager
-def answering(network: Network, dtype: torch.dtype) -> Iterator[None]:
-    """Eval mode without gradients; every module that was in train mode is put back into it at the end.
+class PlainReader:
+    """Reads with the network as it is then and there: weights that change later change what is read."""
+
+    def __init__(self, network: Network, dtype: torch.dtype, vision: Vision | None = None) -> None:
+        """Keep the network.
+
+        Args:
+            network: the plain network.
+            dtype: of the arithmetic, where weights that are being trained are kept in float32.
+            vision: of a vision model.
+        """
+        self.network = network
+        self.dtype = dtype
+        self._vision = vision
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """The network's configuration."""
+        config: PreTrainedConfig = self.network.config
+        return config
+
+    def new_cache(self) -> SlotCache:
+        """Slots for rows, empty."""
+        return SlotCache(self.network.config, self.dtype, self.network.device)
+
+    def read(self, cache: SlotCache, spans: Sequence[Span]) -> Tensor:
+        """Hidden states of all tokens of the spans, one after the other, (N, H)."""
+        device, n_wide = self.network.device, max(len(span.token_ids) for span in spans)
+        n_columns = max(span.start for span in spans) + n_wide
+        cache.reserve(len(cache.lengths), n_columns)
+        starts_B1 = torch.tensor([[span.start] for span in spans], device=device)
+        columns_BN = starts_B1 + torch.arange(n_wide, device=device)
+        chunk_BN = torch.tensor([_filled(span.token_ids, n_wide) for span in spans], device=device)
+        inputs = self._places(spans, n_wide)
+        cache.enter([span.slot for span in spans], columns_BN, n_columns)
+        with self._answering():
+            output = self.network.base_model(
+                input_ids=chunk_BN,
+                attention_mask=self._mask(spans, n_wide, n_columns),
+                past_key_values=cache,
+                use_cache=True,
+                **inputs,
+            )
+        for span in spans:
+            cache.lengths[span.slot] = span.stop
+        return torch.cat([row[: len(span.token_ids)] for row, span in zip(output.last_hidden_state, spans, strict=True)])
+
+    def logits(self, hidden_MH: Tensor) -> Tensor:
+        """Logits after positions, (M, V), in float32."""
+        with self._answering():
+            logits_MV: Tensor = self.network.get_output_embeddings()(hidden_MH)
+        return logits_MV.float()
+
+    def _places(self, spans: Sequence[Span], n_wide: int) -> dict[str, Any]:
+        """The network's arguments for where tokens stand, and for the images among them."""
+        places_3BN = torch.zeros(3, len(spans), n_wide, dtype=torch.long)
+        for i, span in enumerate(spans):
+            places_3BN[:, i, : len(span.token_ids)] = positions(span)
+        places_3BN = places_3BN.to(self.network.device)
+        pictures = [picture for span in spans for picture in span.pictures]
+        if self._vision is None or not pictures:
+            return {"position_ids": places_3BN[0]}
+        return {"position_ids": places_3BN, "mm_encoder_outputs": self._vision.encoder_outputs(pictures)}
+
+    def _mask(self, spans: Sequence[Span], n_wide: int, n_columns: int) -> Tensor | None:
+        """What attention adds to its scores, (B, 1, N, T); None where rows begin and the kernels' own causal rule is the same."""
+        device = self.network.device
+        if not any(span.start or span.parents for span in spans):
+            return None
+        if n_wide == 1:
+            sees_BNT = torch.arange(n_columns, device=device)[None, None] < torch.tensor([[[span.stop]] for span in spans], device=device)
+        else:
+            sees_BNT = torch.zeros(len(spans), n_wide, n_columns, dtype=torch.bool)
+            # Filling sees its row's first token, so that nothing is divided by zero.
+            sees_BNT[:, :, 0] = True
+            for row, span in enumerate(spans):
+                sees_BNT[row, : len(span.token_ids), : span.stop] = visible(span)
+            sees_BNT = sees_BNT.to(device)
+        mask_BNT = torch.zeros(sees_BNT.shape, dtype=self.dtype, device=device)
+        return mask_BNT.masked_fill_(~sees_BNT, torch.finfo(self.dtype).min)[:, None]
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Eval mode without gradients; every module that was in train mode is put back into it at the end."""
+        in_training = [module for module in self.network.modules() if module.training]
+        self.network.eval()
+        try:
+            autocast = torch.autocast(self.network.device.type, self.dtype, enabled=self.dtype != self.network.dtype)
+            with torch.no_grad(), autocast:
+                yield
+        finally:
+            for module in in_training:
+                module.training = True
+
+
+def _filled(values: Sequence[int], n: int) -> list[int]:
+    """``values`` and zeros behind them."""
+    return [*values, *[0] * (n - len(values))]
+
+
+def read_prefix(reader: Reader, token_ids: Sequence[int]) -> Prefix | None:
+    """Read what rows begin with, once.
 
     Args:
-        network: the plain network.
-        dtype: of the arithmetic, where weights that are being trained are kept in float32.
-
-    Yields:
-        Nothing.
-    """
-    in_training = [module for module in network.modules() if module.training]
-    network.eval()
-    try:
-        with torch.no_grad(), torch.autocast(network.device.type, dtype, enabled=dtype != network.dtype):
-            yield
-    finally:
-        for module in in_training:
-            module.training = True
-
-
-def arithmetic_dtype(network: Network) -> torch.dtype:
-    """The dtype that attention computes in here and now."""
-    kind = network.device.type
-    dtype: torch.dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else network.dtype
-    return dtype
-
-
-def read_prefix(network: Network, token_ids: Sequence[int]) -> RoomyCache:
-    """Keys and values of the tokens that all prompts begin with, computed once.
-
-    Args:
-        network: the plain network.
-        token_ids: at least one token.
+        reader: reads tokens.
+        token_ids: the common beginning.
 
     Returns:
-        A cache of one row.
+        Its keys and values; None where it is empty.
     """
-    cache = RoomyCache()
-    input_ids = torch.tensor([list(token_ids)], device=network.device)
-    network.base_model(input_ids=input_ids, past_key_values=cache, use_cache=True)
-    return cache
+    if not token_ids:
+        return None
+    cache = reader.new_cache()
+    cache.reserve(1, len(token_ids))
+    slot = cache.open(None, 0)
+    n_pass = read_tokens(cache.device)
+    for start in range(0, len(token_ids), n_pass):
+        reader.read(cache, [Span(slot, start, token_ids[start : start + n_pass])])
+    return cache.beginning(slot, token_ids)
 
 
-def read_batch(
-    network: Network, rows: Sequence[Sequence[int]], prefix: RoomyCache | None, pad_token_id: int, seen: Seen | None = None
-) -> Reading:
-    """Read prompts up to their last token.
-
-    Args:
-        network: the plain network.
-        rows: tokens of each prompt after the prefix, at least one each.
-        prefix: what ``read_prefix`` gave, or None; it is not changed.
-        pad_token_id: fills short rows up; never looked at.
-        seen: the rows' pictures, or None.
-
-    Returns:
-        The state from which answers are generated or scored.
-    """
-    device = network.device
-    cache, n_prefix = (prefix.expanded(len(rows)), prefix.get_seq_length()) if prefix else (RoomyCache(), 0)
-    lengths_B = torch.tensor([len(row) for row in rows], device=device)
-    n_columns = int(lengths_B.max())
-    chunk_BN = torch.tensor([[*row, *[pad_token_id] * (n_columns - len(row))] for row in rows], device=device)
-    inputs = {"position_ids": torch.arange(n_prefix, n_prefix + n_columns, device=device)[None]} | vision_inputs(seen, device)
-    output = network.base_model(input_ids=chunk_BN, past_key_values=cache, use_cache=True, **inputs)
-    hidden_BH = output.last_hidden_state[torch.arange(len(rows), device=device), lengths_B - 1]
-    columns_T = torch.arange(n_prefix + n_columns, device=device)
-    mask_BT = columns_T[None] < (n_prefix + lengths_B)[:, None]
-    return Reading(hidden_BH, cache, mask_BT, seen.next_positions.to(device) if seen else n_prefix + lengths_B)
-
-
-def read_next(network: Network, reading: Reading, tokens_B: Tensor) -> None:
-    """Read one more token per row; ``reading`` moves on by it."""
-    reading.mask = torch.nn.functional.pad(reading.mask, (0, 1), value=True)
-    output = network.base_model(
-        input_ids=tokens_B[:, None],
-        attention_mask=reading.mask,
-        position_ids=reading.positions[:, None],
-        past_key_values=reading.cache,
-        use_cache=True,
-    )
-    reading.hidden = output.last_hidden_state[:, -1]
-    reading.positions = reading.positions + 1
-
-
-def keep_rows(reading: Reading, rows: Sequence[int]) -> None:
-    """Drop the rows that are not named, and every column that none of the others needs."""
-    index_B = torch.tensor(list(rows), device=reading.mask.device)
-    mask_BT = reading.mask[index_B]
-    columns_T = mask_BT.any(dim=0).nonzero()[:, 0]
-    reading.cache.keep(rows, columns_T)
-    reading.mask = mask_BT[:, columns_T]
-    reading.hidden = reading.hidden[index_B]
-    reading.positions = reading.positions[index_B]
-
-
-def add_rows(reading: Reading, more: Reading) -> Reading:
-    """Both in one, the rows of ``more`` last; each row keeps its columns, flush right."""
-    n_columns = max(reading.mask.shape[1], more.mask.shape[1])
-    masks = [torch.nn.functional.pad(part.mask, (n_columns - part.mask.shape[1], 0), value=False) for part in (reading, more)]
-    return Reading(
-        torch.cat([reading.hidden, more.hidden]),
-        reading.cache.joined(more.cache),
-        torch.cat(masks),
-        torch.cat([reading.positions, more.positions]),
-    )
-
-
-def next_logits(network: Network, hidden_BH: Tensor) -> Tensor:
-    """Logits in float32, of the given positions only."""
-    logits_BV: Tensor = network.get_output_embeddings()(hidden_BH)
-    return logits_BV.float()
-
-
-def token_log_probs(network: Network, hidden_NH: Tensor, positions: Sequence[int], token_ids: Sequence[int]) -> Tensor:
+def token_log_probs(reader: Reader, hidden_NH: Tensor, positions: Sequence[int], token_ids: Sequence[int]) -> Tensor:
     """Log probability of tokens after positions, with logits of at most ``HEAD_POSITIONS`` positions in memory.
 
     Args:
-        network: the plain network.
+        reader: gives the logits.
         hidden_NH: last hidden states.
         positions: for each wanted token, the row of ``hidden_NH`` it follows; any order, repeats allowed.
         token_ids: the wanted tokens, as many as ``positions``.
@@ -194,14 +212,11 @@ def token_log_probs(network: Network, hidden_NH: Tensor, positions: Sequence[int
         Natural logarithms, float32, on the CPU, one per wanted token.
     """
     found = torch.empty(len(token_ids))
-    position_M = torch.tensor(list(positions), device=hidden_NH.device)
-    token_M = torch.tensor(list(token_ids), device=hidden_NH.device)
-    for start in range(0, hidden_NH.shape[0], HEAD_POSITIONS):
-        inside_M = ((position_M >= start) & (position_M < start + HEAD_POSITIONS)).nonzero()[:, 0]
-        if len(inside_M) == 0:
-            continue
-        logits_NV = next_logits(network, hidden_NH[start : start + HEAD_POSITIONS])
-        rows_M = position_M[inside_M] - start
-        log_probs_M = logits_NV[rows_M, token_M[inside_M]] - logits_NV.logsumexp(dim=-1)[rows_M]
-        found[inside_M.cpu()] = log_probs_M.cpu()
+    used, places = torch.unique(torch.tensor(list(positions), dtype=torch.long), return_inverse=True)
+    token_M = torch.tensor(list(token_ids), dtype=torch.long)
+    for start in range(0, len(used), HEAD_POSITIONS):
+        inside_M = ((places >= start) & (places < start + HEAD_POSITIONS)).nonzero()[:, 0]
+        logits_NV = reader.logits(hidden_NH[used[start : start + HEAD_POSITIONS].to(hidden_NH.device)])
+        rows_M, tokens_M = places[inside_M].to(logits_NV.device) - start, token_M[inside_M].to(logits_NV.device)
+        found[inside_M] = (logits_NV[rows_M, tokens_M] - logits_NV.logsumexp(dim=-1)[rows_M]).cpu()
     return found

@@ -1,9 +1,7 @@
-"""A batch that prompts join and leave between two steps: what a server answers with, so that nobody waits for another's long answer.
+"""Answers to prompts that come and go: continuous batching, one step at a time.
 
-A step reads the prompts that have joined, in one pass, and one more token of each answer that is being written. Rows are kept flush
-right: each uses the last columns of the cache, which therefore is as wide as its longest row and no wider, whoever joined when.
-
-Shape letters: B rows still answering, T columns of the KV cache, V vocabulary.
+A step reads some prompt tokens of rows that joined, then gives every row that is read its next token(s); finished rows leave, waiting
+ones take their place. What rows begin with in common is read once. A row's answer does not depend on the rows beside it.
 """
 
 from __future__ import annotations
@@ -16,17 +14,18 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from weitiao.chat import make_vision
-from weitiao.infer.batches import READ_TOKENS, Prompt, cache_tokens_that_fit, check_lengths, render_prompts, shared_prefix
-from weitiao.infer.cache import RoomyCache
+from weitiao.infer.batches import MIN_PREFIX, Prompt, cache_tokens_that_fit, check_lengths, common_length, read_tokens, render_prompts
+from weitiao.infer.cache import Prefix
+from weitiao.infer.choose import draw, refuse_broken, source_of_chance
 from weitiao.infer.constrain import Grammars
-from weitiao.infer.decode import Row, answer_of, choose, new_row, take
-from weitiao.infer.network import Network, Reading, add_rows, keep_rows, next_logits, plain_network, read_batch, read_next, read_prefix
-from weitiao.infer.vision import before_pictures, see_batch
-from weitiao.seams import Answer, Constraint, LoadedModel, Renderer, Sample, Sampling, Vision
+from weitiao.infer.network import Reader, read_prefix
+from weitiao.infer.rows import Row
+from weitiao.infer.spans import Span
+from weitiao.infer.vision import before_pictures, prompt_span
+from weitiao.seams import Answer, Constraint, Message, Renderer, Sample, Sampling, Vision
 
-WORTH_READING = 32
-"""Tokens by which a common beginning must be longer than the one that is kept to be read in its place."""
+COLUMNS_AT_A_TIME = 64
+"""Slots are made for a multiple of so many tokens, so that a slightly longer row needs no new ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +33,7 @@ class Joined:
     """A prompt that was taken in."""
 
     ticket: int
-    """Its number in this batch."""
+    """Its number in this batch, counted from 0."""
     n_prompt_tokens: int
 
 
@@ -49,188 +48,215 @@ class Stepped:
     """The whole answer, where it is finished by them; its row has left the batch."""
 
 
-def make_step_batch(model: LoadedModel, renderer: Renderer, batch_size: int) -> StepBatch:
-    """Make an empty batch.
-
-    Args:
-        model: a text or vision model, tuned or not; its network is put into eval mode and must stay in it.
-        renderer: the run's renderer.
-        batch_size: most answers that are written side by side, >= 1; fewer where memory is short.
-
-    Returns:
-        The batch. It may be used by one thread at a time.
-
-    Raises:
-        EngineError: the model is of a kind that cannot be answered with.
-    """
-    network = plain_network(model.network)
-    network.eval()
-    tokenizer = getattr(model.processor, "tokenizer", model.processor)
-    grammars = Grammars(tokenizer, network.get_output_embeddings().weight.shape[0], renderer.stop_token_ids)
-    return StepBatch(network, model.dtype, renderer, grammars, model.vision or make_vision(network, renderer), batch_size)
-
-
 class StepBatch:
-    """Answers that are being written side by side, each with its own sampling and constraint."""
+    """Rows at work and rows that wait. All methods are called from one thread."""
 
     def __init__(
-        self, network: Network, dtype: torch.dtype, renderer: Renderer, grammars: Grammars, vision: Vision | None, batch_size: int
+        self,
+        reader: Reader,
+        renderer: Renderer,
+        grammars: Grammars,
+        vision: Vision | None,
+        *,
+        batch_size: int,
+        patient: bool,
     ) -> None:
-        """Keep the parts; see ``make_step_batch``."""
-        self._network = network
-        self._dtype = dtype
-        self._renderer = renderer
-        self._grammars = grammars
-        self._vision = vision
-        self._batch_size = batch_size
-        self._stop_ids = frozenset(renderer.stop_token_ids)
-        self._tickets = count()
-        self._joining: deque[Row] = deque()
-        self._rows: list[Row] = []
-        self._reading: Reading | None = None
-        self._prefix: tuple[list[int], RoomyCache] | None = None
-        self._last: list[int] = []
-
-    def join(
-        self, sample: Sample, sampling: Sampling, constraint: Constraint | None = None, max_prompt_tokens: int | None = None
-    ) -> Joined:
-        """Take a prompt in; the next step reads it, where there is room.
+        """Begin without rows; see ``EmbeddedEngine.step_batch``.
 
         Args:
-            sample: a conversation; an answer at its end is left out.
+            reader: reads tokens.
+            renderer: the run's renderer.
+            grammars: compiles constraints.
+            vision: of a vision model.
+            batch_size: most rows at work at once, >= 1; fewer where memory is short.
+            patient: whether rows may wait for others so that passes are wide (work of which all is known), or none may stop the others'
+                streams (a server).
+        """
+        self._reader, self._renderer, self._grammars, self._vision = reader, renderer, grammars, vision
+        self._batch_size, self._patient = batch_size, patient
+        self._cache = reader.new_cache()
+        self._cache_tokens = cache_tokens_that_fit(reader.config, self._cache.dtype, self._cache.device)
+        self._read_tokens = read_tokens(self._cache.device)
+        self._stop_ids = frozenset(renderer.stop_token_ids)
+        self._tickets = count()
+        self._waiting: deque[Row] = deque()
+        self._rows: list[Row] = []
+        """At work; row ``i`` has slot ``i``."""
+        self._prefix: Prefix | None = None
+        self._last_prompt: list[int] = []
+
+    @property
+    def n_waiting(self) -> int:
+        """Rows that have no slot yet."""
+        return len(self._waiting)
+
+    @property
+    def n_working(self) -> int:
+        """Rows that have a slot."""
+        return len(self._rows)
+
+    @property
+    def n_columns(self) -> int:
+        """Tokens of the longest row at work, as far as they are read."""
+        return max(self._cache.lengths, default=0)
+
+    def join(
+        self,
+        asked: Sample | Sequence[Message],
+        sampling: Sampling,
+        constraint: Constraint | None = None,
+        max_prompt_tokens: int | None = None,
+    ) -> Joined:
+        """Take a prompt in; a step to come reads it, where there is room.
+
+        Args:
+            asked: a sample (an answer at its end is left out), or a conversation.
             sampling: how tokens are chosen. With a temperature, an answer depends on seed and ``Sample.id``, not on the rows beside it.
-            constraint: what the answer may be; None means anything.
+            constraint: what the answer may be; None, or a constraint with nothing set, means anything.
             max_prompt_tokens: longest prompt; what may be shortened is, to fit. None: no limit but the model's positions.
 
         Returns:
             The ticket by which its tokens come.
 
         Raises:
-            RowError: the prompt cannot be shortened enough, or its image cannot be read.
+            RowError: the prompt cannot be shortened enough, or an image cannot be read.
             EngineError: the prompt is too long for the model, or the constraint cannot be compiled.
         """
-        (rendered,) = render_prompts([sample], self._renderer, max_prompt_tokens)
-        prompt = Prompt(next(self._tickets), sample, rendered.token_ids, rendered.pictures)
-        check_lengths([prompt], sampling.max_new_tokens, self._network.config)
-        self._joining.append(new_row(prompt, self._grammars.matcher(constraint, sample.origin), sampling))
-        return Joined(prompt.index, len(prompt.token_ids))
+        sample = asked if isinstance(asked, Sample) else Sample("", "conversation", tuple(asked))
+        (prompt,) = render_prompts([sample], self._renderer, max_prompt_tokens)
+        check_lengths([prompt], sampling.max_new_tokens, self._reader.config)
+        return Joined(self.join_prompt(prompt, sampling, constraint), len(prompt.token_ids))
+
+    def join_prompt(self, prompt: Prompt, sampling: Sampling, constraint: Constraint | None = None) -> int:
+        """Take a prompt in whose tokens are known and checked; its ticket. Arguments and errors as of ``join``."""
+        matcher = self._grammars.matcher(constraint, prompt.sample.origin)
+        row = Row(next(self._tickets), prompt, sampling, matcher, source_of_chance(sampling, prompt.sample.id))
+        self._waiting.append(row)
+        return row.ticket
 
     def leave(self, ticket: int) -> None:
-        """Give an answer up; nothing more is heard of it.
+        """Give an answer up; one that is not there any more is no error.
 
         Args:
-            ticket: of an answer that is not finished.
+            ticket: what ``join`` returned.
         """
-        self._joining = deque(row for row in self._joining if row.prompt.index != ticket)
-        self._keep([i for i, row in enumerate(self._rows) if row.prompt.index != ticket])
+        self._waiting = deque(row for row in self._waiting if row.ticket != ticket)
+        for row in [row for row in self._rows if row.ticket == ticket]:
+            self._drop(row)
+
+    def share(self, token_ids: Sequence[int]) -> None:
+        """Read what the prompts to come begin with, once.
+
+        Args:
+            token_ids: the common beginning; nothing is read where it is empty.
+        """
+        self._prefix = read_prefix(self._reader, token_ids)
 
     def step(self) -> list[Stepped]:
-        """Go on by a token in each answer.
+        """Do a little of the work: at most one pass over prompts, and one over answers.
 
         Returns:
-            One entry per answer that is being written, those that have just joined included; empty where there is none.
+            New tokens, once per row that got some; empty when there is nothing to do, or prompts are still being read.
 
         Raises:
-            EngineError: the model's output is not finite, or an answer left its constraint. The batch cannot be used any more.
+            EngineError: the output is not finite, or a constraint cannot be followed.
         """
-        with torch.no_grad(), torch.autocast(self._network.device.type, self._dtype, enabled=self._dtype != self._network.dtype):
-            stepped = self._write() if self._rows else []
-            new = self._next_to_read()
-            return stepped + self._read(new) if new else stepped
+        self._admit()
+        reading = [row for row in self._rows if not self._is_read(row)]
+        writing = [row for row in self._rows if self._is_read(row)]
+        steps = self._read_prompts(reading) if reading else []
+        if writing and not (reading and self._patient):
+            steps += self._write(writing)
+        return steps
 
-    @property
-    def n_columns(self) -> int:
-        """Columns of the cache that are in use."""
-        return 0 if self._reading is None else self._reading.mask.shape[1]
+    def _is_read(self, row: Row) -> bool:
+        return self._cache.lengths[row.slot] >= len(row.prompt.token_ids)
 
-    def _write(self) -> list[Stepped]:
-        """A token more of each answer in the batch."""
-        assert self._reading is not None
-        last = torch.tensor([row.token_ids[-1] for row in self._rows], device=self._network.device)
-        read_next(self._network, self._reading, last)
-        stepped, running = self._chosen(self._rows, self._reading.hidden)
-        self._keep(running)
-        return stepped
+    # ---- rows join and leave ------------------------------------------------------------------------------------------
 
-    def _read(self, new: list[Row]) -> list[Stepped]:
-        """The first token of each answer to new prompts, which then are rows of the batch."""
-        prompts = [row.prompt for row in new]
-        prefix = self._shared(prompts)
-        n_prefix = prefix.get_seq_length() if prefix else 0
-        seen = see_batch(self._vision, prompts, n_prefix)
-        rest = [prompt.token_ids[n_prefix:] for prompt in prompts]
-        reading = read_batch(self._network, rest, prefix, self._renderer.pad_token_id, seen)
-        stepped, running = self._chosen(new, reading.hidden)
-        if running:
-            if len(running) < len(new):
-                keep_rows(reading, running)
-            self._reading = reading if self._reading is None else add_rows(self._reading, reading)
-            self._rows += [new[i] for i in running]
-        return stepped
-
-    def _chosen(self, rows: Sequence[Row], hidden_BH: Tensor) -> tuple[list[Stepped], list[int]]:
-        """What each row says next, and the numbers of the rows that go on."""
-        logits_BV = next_logits(self._network, hidden_BH)
-        stepped: list[Stepped | None] = [None] * len(rows)
-        running = []
-        for sampling in dict.fromkeys(row.sampling for row in rows):
-            places = [i for i, row in enumerate(rows) if row.sampling == sampling]
-            for i, token in zip(places, choose(logits_BV[places], [rows[i] for i in places], sampling), strict=True):
-                is_over = take(rows[i], token, self._stop_ids)
-                stepped[i] = Stepped(rows[i].prompt.index, (token,), answer_of(rows[i], self._renderer) if is_over else None)
-                if not is_over:
-                    running.append(i)
-        return [step for step in stepped if step is not None], sorted(running)
-
-    def _keep(self, places: Sequence[int]) -> None:
-        if len(places) == len(self._rows):
+    def _admit(self) -> None:
+        """Give waiting rows a slot while there is room."""
+        n_free = self._batch_size - len(self._rows)
+        if self._patient and self._rows and n_free < min(len(self._waiting), -(-self._batch_size // 8)):
             return
-        self._rows = [self._rows[i] for i in places]
-        if not self._rows:
-            self._reading = None
-        elif self._reading is not None:
-            keep_rows(self._reading, places)
+        n_columns = max((row.n_most for row in self._rows), default=0)
+        while self._waiting and len(self._rows) < self._batch_size:
+            row = self._waiting[0]
+            n_columns = -(-max(n_columns, row.n_most) // COLUMNS_AT_A_TIME) * COLUMNS_AT_A_TIME
+            n_slots = max(1, min(self._batch_size, self._cache_tokens // n_columns))
+            if len(self._rows) >= n_slots:
+                return
+            self._cache.reserve(min(n_slots, len(self._rows) + len(self._waiting)) if self._patient else n_slots, n_columns)
+            self._begin(self._waiting.popleft())
 
-    def _next_to_read(self) -> list[Row]:
-        """Those that wait longest, as many as there is room for: in the batch, in memory and in one pass."""
-        if not self._joining:
-            return []
-        fitting = cache_tokens_that_fit(self._network.config, self._dtype, self._network.device)
-        widest = max((_n_columns(row) for row in self._rows), default=0)
-        longest = 0
-        new: list[Row] = []
-        while self._joining:
-            row = self._joining[0]
-            n_rows = len(self._rows) + len(new) + 1
-            widest, longest = max(widest, _n_columns(row)), max(longest, len(row.prompt.token_ids))
-            is_alone = n_rows == 1
-            if not is_alone and (
-                n_rows > self._batch_size or n_rows * widest > fitting or (new and (len(new) + 1) * longest > READ_TOKENS)
-            ):
+    def _begin(self, row: Row) -> None:
+        shared = common_length(self._prefix.token_ids, row.prompt.token_ids[:-1]) if self._prefix else 0
+        row.slot = self._cache.open(self._prefix, shared)
+        self._rows.append(row)
+
+    def _drop(self, row: Row) -> None:
+        last = self._rows[self._cache.close(row.slot)]
+        self._rows[row.slot] = last
+        last.slot = row.slot
+        self._rows.pop()
+
+    # ---- passes -------------------------------------------------------------------------------------------------------
+
+    def _read_prompts(self, reading: Sequence[Row]) -> list[Stepped]:
+        """Read the next tokens of some prompts; rows that are read to the end choose their first token."""
+        n_left = self._read_tokens
+        rows: list[Row] = []
+        spans: list[Span] = []
+        for row in reading:
+            span = self._next_of_prompt(row)
+            if rows and len(span.token_ids) > n_left:
                 break
-            new.append(self._joining.popleft())
-        return new
+            rows.append(row)
+            spans.append(span)
+            n_left -= len(span.token_ids)
+        hidden_NH = self._reader.read(self._cache, spans)
+        ends = torch.tensor([len(span.token_ids) for span in spans]).cumsum(0) - 1
+        read = [i for i, row in enumerate(rows) if self._is_read(row)]
+        if not read:
+            return []
+        if not self._patient:
+            self._remember_beginning(rows[read[-1]])
+        return self._choose([rows[i] for i in read], hidden_NH[ends[read].to(hidden_NH.device)])
 
-    def _shared(self, prompts: Sequence[Prompt]) -> RoomyCache | None:
-        """Keys and values of what the prompts and the one read before them begin with: a run's system message is read once."""
-        known = [*prompts, Prompt(-1, prompts[0].sample, self._last)] if self._last else list(prompts)
-        self._last = prompts[-1].token_ids
-        ids = shared_prefix(known)
-        ids = ids[: before_pictures(self._vision, prompts, len(ids))]
-        if (
-            self._prefix
-            and len(self._prefix[0]) + WORTH_READING >= len(ids)
-            and all(_begins(prompt, self._prefix[0]) for prompt in prompts)
-        ):
-            return self._prefix[1]
-        self._prefix = (ids, read_prefix(self._network, ids)) if ids else None
-        return self._prefix[1] if self._prefix else None
+    def _next_of_prompt(self, row: Row) -> Span:
+        n_read = self._cache.lengths[row.slot]
+        if row.prompt.pictures:
+            span = prompt_span(self._vision, row.prompt, row.slot, n_read)
+            row.shift = span.shift
+            return span
+        return Span(row.slot, n_read, row.prompt.token_ids[n_read : n_read + self._read_tokens])
 
+    def _remember_beginning(self, row: Row) -> None:
+        """Keep what this prompt and the one before begin with, for those to come."""
+        prompt = before_pictures(self._vision, row.prompt.token_ids[:-1])
+        n_same = common_length(self._last_prompt, prompt)
+        if n_same >= MIN_PREFIX and (self._prefix is None or self._prefix.token_ids != tuple(prompt[:n_same])):
+            self._prefix = self._cache.beginning(row.slot, prompt[:n_same])
+        self._last_prompt = prompt
 
-def _begins(prompt: Prompt, ids: Sequence[int]) -> bool:
-    return len(prompt.token_ids) > len(ids) and prompt.token_ids[: len(ids)] == ids
+    def _write(self, writing: Sequence[Row]) -> list[Stepped]:
+        """Read each row's last token and choose the next."""
+        spans = [Span(row.slot, row.n_tokens - 1, row.answer_ids[-1:], shift=row.shift) for row in writing]
+        return self._choose(writing, self._reader.read(self._cache, spans))
 
-
-def _n_columns(row: Row) -> int:
-    """Columns of the cache that a row may come to use."""
-    return len(row.prompt.token_ids) + row.sampling.max_new_tokens
+    def _choose(self, rows: Sequence[Row], hidden_MH: Tensor) -> list[Stepped]:
+        logits_MV = self._reader.logits(hidden_MH)
+        refuse_broken(logits_MV)
+        for logits_V, row in zip(logits_MV, rows, strict=True):
+            if row.matcher:
+                logits_V.masked_fill_(~row.matcher.allowed().to(logits_V.device), -torch.inf)
+        greedy = logits_MV.argmax(dim=-1).tolist()
+        steps: list[Stepped] = []
+        for i, row in enumerate(rows):
+            token = draw(logits_MV[i].cpu(), row.sampling, row.generator) if row.generator else greedy[i]
+            row.take(token, self._stop_ids)
+            answer = row.answer(self._renderer) if row.ended_by else None
+            if answer:
+                self._drop(row)
+            steps.append(Stepped(row.ticket, (token,), answer))
+        return steps
