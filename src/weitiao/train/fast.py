@@ -56,7 +56,7 @@ def fast_paths(section: Train, device: str | None = None) -> frozenset[str]:
 
 
 def _is_there(name: str) -> bool:
-    from transformers.utils import is_liger_kernel_available
+    from transformers.utils.import_utils import is_liger_kernel_available
 
     return name != "liger" or is_liger_kernel_available()
 
@@ -146,7 +146,8 @@ def answers_only(layer: Any, hidden_states: torch.Tensor, *, segments: Segments,
     hidden_states = hidden_states + attended
     if segments.sources is not None:
         hidden_states = hidden_states[:, segments.sources]
-    return hidden_states + layer.mlp(layer.post_attention_layernorm(hidden_states))
+    out: torch.Tensor = hidden_states + layer.mlp(layer.post_attention_layernorm(hidden_states))
+    return out
 
 
 def has_answers_only_layer(network: Any) -> bool:

@@ -227,7 +227,8 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, scale: float, p: float, *tensors: torch.Tensor) -> torch.Tensor:
         x_TI = x.reshape(-1, x.shape[-1])
         mask = draw_kept(x_TI.shape, p, x.device)
-        layer = Projection(*tensors, scale, p)
+        weight, bias, a, b = tensors
+        layer = Projection(weight, bias, a, b, scale, p)
         out_TO, low_TR = project(x_TI, layer.cast(x.dtype), mask)
         ctx.save_for_backward(x_TI, mask, low_TR, *tensors)
         ctx.numbers, ctx.shape = (scale, p), x.shape
