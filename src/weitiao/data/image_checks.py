@@ -21,6 +21,8 @@ from weitiao.seams import Finding, RowProblem, Severity
 EXIF_ORIENTATION = 0x0112
 LARGE_PIXELS = 12_000_000
 """Pixels beyond which an image is called over-large (a 12-megapixel photo)."""
+LONGEST = 200
+"""Times as long as wide beyond which Qwen's vision models take no image."""
 MAX_PIXELS = 178_956_970
 """Pixels beyond which an image is not decoded at all: Pillow's own bound against decompression bombs."""
 THUMBNAIL = 64
@@ -90,6 +92,8 @@ def _look(path: Path) -> ImageFacts:
         width, height = image.size
         if width * height > MAX_PIXELS:
             return ImageFacts(width, height, "the image is too large to be decoded")
+        if max(width, height) > LONGEST * min(width, height):
+            return ImageFacts(width, height, f"the image is more than {LONGEST} times as long as wide")
         try:
             orientation = image.getexif().get(EXIF_ORIENTATION, 1)
             has_alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
