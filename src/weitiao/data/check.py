@@ -16,7 +16,7 @@ import numpy as np
 from weitiao.data.audit import Facts, histogram
 from weitiao.data.image_checks import ImageCounter, ImageFacts, image_problem, image_statistics, look_at_images
 from weitiao.data.json_answers import json_object
-from weitiao.data.keys import ImageHashes, input_text
+from weitiao.data.keys import ImageHashes, hashed, input_text
 from weitiao.data.leaks import LeakCounter
 from weitiao.data.near import NearIndex
 from weitiao.data.rows import N_EXAMPLES, Tally
@@ -151,7 +151,7 @@ class _Near:
 
     def __init__(self, all_texts: bool) -> None:
         self._texts = NearIndex(NEAR, 4, None if all_texts else MAX_NEAR_TEXTS)
-        self._fields: dict[str, tuple[NearIndex, set[str]]] = {}
+        self._fields: dict[str, tuple[NearIndex, set[int]]] = {}
         self._seen: set[int] = set()
         self._n_rows = 0
 
@@ -163,8 +163,8 @@ class _Near:
             self._texts.add(row, input_text(record))
         for name, value in _long_values(record).items():
             index, seen = self._fields.setdefault(name, (NearIndex(NEAR_VALUES, 3, MAX_NEAR_TEXTS), set()))
-            if value not in seen:
-                seen.add(value)
+            if not index.is_full and (key := hashed(value)) not in seen:
+                seen.add(key)
                 index.add(row, value)
 
     def findings(self, store: Store) -> tuple[list[list[int]], list[Finding]]:

@@ -11,6 +11,8 @@ from weitiao.seams import Finding, Record
 HEADER_LINE = re.compile(r"\s*(?:【\s*([^】\n]{1,16}?)\s*】|\[\s*([^\]\n]{1,24}?)\s*\]|([A-Za-z][\w -]{1,24})\s*:)[^\n]*(?:\n|$)")
 SUBJECT = re.compile(r"分类|类别|类目|栏目|频道|学科|\b(?:category|subject|section|topic|channel|newsgroups?|keywords)\b", re.IGNORECASE)
 N_HEADER_CHARACTERS = 800
+MAX_LABELS = 500
+"""Labels up to which their names are looked for in texts: of more, none is a class that many texts could name."""
 MIN_TEXTS = 10
 """Texts of a label from which on its name in them is looked at."""
 
@@ -57,6 +59,8 @@ class LeakCounter:
             self._fields[field] += 1
             if len(self._headers) < N_EXAMPLES:
                 self._headers.append(record.origin)
+        if len(self._labels) > MAX_LABELS:
+            return
         self._rows.update(record.labels)
         self._labels.update(record.labels)
         lowered = record.text.casefold()
@@ -76,7 +80,7 @@ class LeakCounter:
             hint = "a model learns to read the header; cut it off if texts come without one in use"
             out.append(Finding("header-leak", "warning", n_headers, message, tuple(self._headers), hint))
         n_all = sum(self._rows.values())
-        for label, n_rows in self._rows.items():
+        for label, n_rows in self._rows.items() if len(self._labels) <= MAX_LABELS else ():
             n_others = n_all - n_rows
             share, elsewhere = self._named[label] / n_rows, self._named_elsewhere[label] / n_others if n_others else 0.0
             if n_rows >= MIN_TEXTS and share > 0.5 and share > 2 * elsewhere:
