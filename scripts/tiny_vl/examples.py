@@ -19,6 +19,8 @@ from weitiao.log import progress
 
 FONT = "cm"
 PATCH = 14
+SIZES = 19.0, 24.0
+"""Of the font in pixels: what else there is, tuning has still to teach."""
 N_CLASSES = 384
 """Kinds of marks that the helping head tells apart."""
 
@@ -71,7 +73,7 @@ class Terms:
     def example(self, rng: random.Random, level: int) -> Example:
         """A drawn formula in some size, its picture brought to multiples of 28 pixels as the model's own processor does."""
         latex, layout = self.formula(rng, level)
-        drawing = draw(layout, rng.uniform(16, 27), margin=2)
+        drawing = draw(layout, rng.uniform(*SIZES), margin=2)
         ink, shift = _with_margins(drawing.ink, rng)
         height, width = ink.shape
         new_height, new_width = smart_resize(height, width, 28, MIN_PIXELS, MAX_PIXELS)

@@ -12,6 +12,8 @@ import argparse
 import json
 import random
 import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,19 +25,21 @@ from scripts.tiny_vl.network import build_config, build_tokenizer, save
 from weitiao.demo.formulas import make_formulas
 from weitiao.demo.typeset import lay_out
 
-PEAK_RATE = 1.2e-3
-BATCH = 32
+PEAK_RATE = 1e-3
+BATCH, TOWER_BATCH = 16, 32
+TOWER_STEPS = 900
+"""Steps at the start in which only the vision tower learns, with the helping head: as long as it sees nothing, there is nothing to say."""
 N_TERMS = {1: 200, 3: 500}
 HELP = 0.5
 """Weight of the helping loss."""
-SAVE_STEPS, TEST_STEPS = 60, 300
+SAVE_STEPS, TEST_STEPS = 40, 400
 
 
 def levels(step: int) -> tuple[list[int], list[float]]:
     """What is trained when: 0 means a scene, 1 to 3 the level of a formula."""
-    if step < 300:
-        return [0, 1], [0.15, 0.85]
-    if step < 700:
+    if step < TOWER_STEPS:
+        return [0, 3], [0.1, 0.9]
+    if step < TOWER_STEPS + 600:
         return [0, 1, 2], [0.15, 0.35, 0.5]
     return [0, 1, 2, 3], [0.15, 0.1, 0.35, 0.4]
 
@@ -47,9 +51,14 @@ def rate(step: int, ending: tuple[int, int] | None) -> float:
     return PEAK_RATE * min(1.0, (step + 1) / 60)
 
 
-def losses(network: Any, helper: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """The loss of the answers per token, and of the helping head per mark."""
-    seen = network.model.visual(batch.pixels, grid_thw=batch.grids)
+def seen_marks(seen: Any, helper: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    """The loss of the helping head per mark."""
+    logits = helper(seen.last_hidden_state)
+    return torch.nn.functional.binary_cross_entropy_with_logits(logits, batch.marks, reduction="sum") / batch.marks.sum()
+
+
+def said_answers(network: Any, seen: Any, batch: Batch) -> torch.Tensor:
+    """The loss of the answers per token."""
     embeds = network.get_input_embeddings()(batch.input_ids)
     embeds = embeds.masked_scatter(batch.is_image[..., None].bool(), seen.pooler_output)
     positions, _ = network.model.get_rope_index(batch.input_ids, batch.is_image, batch.grids, attention_mask=batch.attention_mask)
@@ -57,10 +66,7 @@ def losses(network: Any, helper: torch.nn.Module, batch: Batch) -> tuple[torch.T
     hidden = network.model.language_model(inputs_embeds=embeds, position_ids=positions, use_cache=False).last_hidden_state
     wanted = batch.labels[:, 1:]
     trained = wanted != -100
-    answer = torch.nn.functional.cross_entropy(network.lm_head(hidden[:, :-1][trained]), wanted[trained])
-    logits = helper(seen.last_hidden_state)
-    marks = torch.nn.functional.binary_cross_entropy_with_logits(logits, batch.marks, reduction="sum") / batch.marks.sum()
-    return answer, marks
+    return torch.nn.functional.cross_entropy(network.lm_head(hidden[:, :-1][trained]), wanted[trained])
 
 
 def held_out(terms: Terms) -> dict[str, list[Example]]:
@@ -68,7 +74,7 @@ def held_out(terms: Terms) -> dict[str, list[Example]]:
     sets: dict[str, list[Example]] = {}
     for level in (1, 2, 3):
         rng = random.Random(level)
-        whole = [(latex, lay_out(latex)) for latex in make_formulas(60, 77, level)]
+        whole = [(latex, lay_out(latex)) for latex in make_formulas(40, 77, level)]
         terms_formula, pairs = terms.formula, iter(whole)
         terms.formula = lambda *_, pairs=pairs: next(pairs)  # type: ignore[method-assign]
         sets[f"formulas {level}"] = [terms.example(rng, level) for _ in whole]
@@ -101,6 +107,9 @@ def exact(network: Any, encoder: Encoder, examples: list[Example]) -> float:
         right += sum(text == example.answer for text, example in zip(said, chosen, strict=True))
     network.train()
     return right / len(examples)
+
+
+Tests = Callable[[], dict[str, list[Example]]]
 
 
 class Training:
@@ -138,10 +147,11 @@ class Training:
     def batches(self, terms: Terms) -> list[Batch]:
         """Four batches of examples of about the same length each, seeded by the step."""
         rng = random.Random(f"batches:{self.step}")
-        kinds = rng.choices(*levels(self.step), k=4 * BATCH)
+        size = TOWER_BATCH if self.step < TOWER_STEPS else BATCH
+        kinds = rng.choices(*levels(self.step), k=4 * size)
         examples = [terms.example(rng, kind) if kind else scene_example(rng, len(terms.classes)) for kind in kinds]
         examples.sort(key=self.encoder.length)
-        made = [self.encoder.batch(examples[i : i + BATCH]) for i in range(0, len(examples), BATCH)]
+        made = [self.encoder.batch(examples[i : i + size]) for i in range(0, len(examples), size)]
         rng.shuffle(made)
         return made
 
@@ -149,7 +159,9 @@ class Training:
         """One step of the optimizer."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate(self.step, ending)
-        answer, marks = losses(self.network, self.helper, batch)
+        seen = self.network.model.visual(batch.pixels, grid_thw=batch.grids)
+        marks = seen_marks(seen, self.helper, batch)
+        answer = said_answers(self.network, seen, batch) if self.step >= TOWER_STEPS else torch.zeros(())
         self.optimizer.zero_grad()
         (answer + HELP * marks).backward()
         torch.nn.utils.clip_grad_norm_(self.parts.parameters(), 1.0)
@@ -168,7 +180,7 @@ def main() -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     terms = Terms(arguments.folder / "terms.pickle", N_TERMS)
-    training, tests = Training(arguments.folder), held_out(terms)
+    training, tests = Training(arguments.folder), cache(lambda: held_out(terms))
     ending = max(training.step, arguments.steps - arguments.ending), arguments.steps
     with (arguments.folder / "log.jsonl").open("a") as log:
         while training.step < arguments.steps:
@@ -176,15 +188,15 @@ def main() -> None:
     save(training.network, training.tokenizer, arguments.folder / "tiny-vl")
 
 
-def _train_some(training: Training, terms: Terms, tests: dict[str, list[Example]], ending: tuple[int, int], log: TextIO) -> None:
+def _train_some(training: Training, terms: Terms, tests: Tests, ending: tuple[int, int], log: TextIO) -> None:
     """Four batches, and what is due after them: a line of the log, a test, a checkpoint."""
     before, is_ending = training.step, training.step >= ending[0]
     results = [training.learn(batch, ending if is_ending else None) for batch in training.batches(terms)]
     answer, marks = (sum(values) / len(values) for values in zip(*results, strict=True))
     seconds = round(time.process_time())
     row: dict[str, Any] = {"step": training.step, "loss": round(answer, 4), "marks": round(marks, 4), "processor_seconds": seconds}
-    if training.step // TEST_STEPS > before // TEST_STEPS or training.step >= ending[1]:
-        row |= {name: exact(training.network, training.encoder, examples) for name, examples in tests.items()}
+    if (training.step // TEST_STEPS > before // TEST_STEPS and training.step > TOWER_STEPS) or training.step >= ending[1]:
+        row |= {name: exact(training.network, training.encoder, examples) for name, examples in tests().items()}
     if training.step // SAVE_STEPS > before // SAVE_STEPS and not is_ending:
         training.keep()
     log.write(json.dumps(row) + "\n")
