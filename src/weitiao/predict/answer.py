@@ -25,7 +25,7 @@ WINDOW = 1024
 """Rows held at once; the engine sorts them by length."""
 REMEMBERED = 16384
 """Latest distinct prompts whose answers are kept for equal ones."""
-TOGETHER = 32
+TOGETHER = 64
 """Answers whose tokens' probabilities are asked for together."""
 
 
