@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from ipaddress import ip_address
 from pathlib import Path
 
 from weitiao import answering, data, infer, model, runs, serve
 from weitiao.errors import EngineError, RowError
+from weitiao.log import logger
 from weitiao.predict import calibrated
 from weitiao.seams import Record, Task
 
@@ -41,6 +43,8 @@ def serve_run(
     keys = serve.read_keys(key_file) if key_file is not None else None
     with serve.open_socket(host, port) as listening:
         address = serve.address_of(listening)
+        if keys is None and not ip_address(listening.getsockname()[0]).is_loopback:
+            logger.warning("%s can be reached from other machines, and whoever reaches it may ask; --api-key-file asks for a key", address)
         served = load_served(path, name)
         serve.run_server(served, listening, limits, keys, allow_image_urls=allow_image_urls, ready=lambda: ready(address))
 

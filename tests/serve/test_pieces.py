@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from weitiao.errors import CommandError, EngineError
+from weitiao.seams import Sample
 from weitiao.serve import Limits, VllmRun, read_keys, start_vllm, vllm_command
+from weitiao.serve.counts import Counts
 from weitiao.serve.fetch import fetch_image, is_public
+from weitiao.serve.gate import Gate
 from weitiao.serve.images import RequestImages
 from weitiao.serve.refusal import Refusal
 from weitiao.serve.vllm import NO_DOMAIN
+from weitiao.serve.waiting import finished
+from weitiao.serve.worker import Job
 from weitiao.serve.writing import Writing
 from weitiao.serving import vllm_run
 
@@ -112,7 +123,6 @@ def test_an_address_outside_is_public(address):
         ("http://127.0.0.1/a.png", ["127.0.0.1"], "does not lie in the public internet"),
         ("http://nowhere.example/a.png", [], "does not lie in the public internet"),
         ("ftp://a.example/a.png", ["8.8.8.8"], "neither http nor https"),
-        ("http://a.example:22/", ["8.8.8.8"], "names port 22"),
         ("http://user:pass@a.example/", ["8.8.8.8"], "holds a password"),
         ("http://[::1/", ["8.8.8.8"], "is no address"),
     ],
@@ -120,6 +130,89 @@ def test_an_address_outside_is_public(address):
 def test_an_image_is_not_fetched_from_there(url, found, message):
     with pytest.raises(Refusal, match=message):
         fetch_image(url, 1000, 1.0, lambda _host, _port: found)
+
+
+class Pictures(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        port = self.server.server_address[1]
+        there = {"/moved": f"http://ok.example:{port}/a.png", "/inside": f"http://inside.example:{port}/a.png", "/round": "/round"}
+        if self.path in there:
+            self.send_response(302)
+            self.send_header("Location", there[self.path])
+            self.end_headers()
+            return
+        self.send_response(404 if self.path == "/none" else 200)
+        self.end_headers()
+        if self.path == "/slow":
+            time.sleep(3)
+        self.wfile.write(b"x" * (2000 if self.path == "/large" else 10))
+
+    def log_message(self, *_words: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Iterator[int]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Pictures) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+NAMES = {"ok.example": ["127.0.0.1"], "inside.example": ["10.0.0.1"]}
+
+
+def fetched(url: str) -> bytes:
+    """With this machine in the place of the internet."""
+    return fetch_image(url, 1000, 1.0, lambda host, _port: NAMES[host], lambda address: address == "127.0.0.1")
+
+
+@pytest.mark.parametrize("path", ["/a.png", "/moved"])
+def test_an_image_is_fetched_from_the_address_that_was_checked(pictures, path):
+    assert fetched(f"http://ok.example:{pictures}{path}") == b"x" * 10
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/inside", "inside.example.* does not lie in the public internet"),
+        ("/round", "is redirected more than 3 times"),
+        ("/large", "is larger than 1,000 bytes"),
+        ("/slow", "does not answer"),
+        ("/none", "answers with status 404"),
+    ],
+)
+def test_an_image_that_leads_astray_is_not_fetched(pictures, path, message):
+    with pytest.raises(Refusal, match=message):
+        fetched(f"http://ok.example:{pictures}{path}")
+
+
+def test_an_answer_that_takes_too_long_is_given_up():
+    async def wait() -> None:
+        job = Job(Sample("a", "a", ()), None)
+        await finished(job, asyncio.get_running_loop().time() + 0.05)
+
+    with pytest.raises(Refusal, match="took too long") as caught:
+        asyncio.run(wait())
+    assert caught.value.status == 504
+
+
+def test_a_body_that_does_not_arrive_is_given_up():
+    sent: list[dict[str, Any]] = []
+
+    async def never() -> Any:
+        await asyncio.sleep(60)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def ask() -> None:
+        gate = Gate(never, keys=None, limits=Limits(max_upload_seconds=0.05), counts=Counts())  # type: ignore[arg-type]
+        scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": [(b"content-type", b"application/json")]}
+        await gate(scope, never, send)
+
+    asyncio.run(ask())
+    assert sent[0]["status"] == 408
 
 
 def png(width: int, height: int) -> bytes:

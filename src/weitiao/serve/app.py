@@ -22,7 +22,7 @@ from weitiao.serve.images import RequestImages
 from weitiao.serve.keys import Keys
 from weitiao.serve.limits import Limits
 from weitiao.serve.refusal import Refusal
-from weitiao.serve.rows import job_of, predicted
+from weitiao.serve.rows import few_images, job_of, predicted
 from weitiao.serve.schemas import ChatCompletion, ChatRequest, Error, Health, ModelCard, ModelList, PredictRequest, PredictResponse
 from weitiao.serve.served import Served
 from weitiao.serve.waiting import at_work, while_connected
@@ -162,6 +162,7 @@ class Desk:
         deadline = asyncio.get_running_loop().time() + limits.max_seconds
         with self._images() as images:
             samples = await self._apart(served.is_vision, lambda: served.read_rows(body.rows, images.keep_for_row))
+            samples = [few_images(sample, limits.max_images) for sample in samples]
             jobs = [job_of(sample, served, limits.max_new_tokens) for sample in samples if not isinstance(sample, Exception)]
             with at_work(self._worker, jobs):
                 return await while_connected(predicted(samples, jobs, served, self._counts, deadline), request.receive)

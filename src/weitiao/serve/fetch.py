@@ -22,40 +22,8 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 Resolve = Callable[[str, int], list[str]]
 """A host's addresses."""
-
-
-def fetch_image(url: str, max_bytes: int, max_seconds: float, resolve: Resolve | None = None) -> bytes:
-    """Get an image.
-
-    Args:
-        url: ``http`` or ``https``.
-        max_bytes: largest answer that is read.
-        max_seconds: for everything, redirects included.
-        resolve: how names become addresses; the machine's own way when not given.
-
-    Returns:
-        The answer's body, whatever it is.
-
-    Raises:
-        Refusal: the address is not public, or does not answer with a file in time.
-    """
-    deadline = time.monotonic() + max_seconds
-    for _ in range(MAX_REDIRECTS + 1):
-        parts = _checked(url)
-        try:
-            connection = _connect(parts, resolve or addresses, deadline)
-        except OSError as error:
-            raise _refused(url, f"cannot be reached: {error}") from error
-        try:
-            found = _read(connection, parts, url, max_bytes, deadline)
-        except (OSError, http.client.HTTPException) as error:
-            raise _refused(url, f"does not answer: {error}") from error
-        finally:
-            connection.close()
-        if isinstance(found, bytes):
-            return found
-        url = urljoin(url, found)
-    raise _refused(url, f"is redirected more than {MAX_REDIRECTS} times")
+Allowed = Callable[[str], bool]
+"""Whether an IP address may be asked."""
 
 
 def addresses(host: str, port: int) -> list[str]:
@@ -79,27 +47,60 @@ def is_public(address: str) -> bool:
     return found.is_global and not found.is_multicast
 
 
+def fetch_image(url: str, max_bytes: int, max_seconds: float, resolve: Resolve = addresses, allowed: Allowed = is_public) -> bytes:
+    """Get an image.
+
+    Args:
+        url: ``http`` or ``https``.
+        max_bytes: largest answer that is read.
+        max_seconds: for everything, redirects included.
+        resolve: how names become addresses.
+        allowed: which addresses may be asked.
+
+    Returns:
+        The answer's body, whatever it is.
+
+    Raises:
+        Refusal: the address is not public, or does not answer with a file in time.
+    """
+    deadline = time.monotonic() + max_seconds
+    for _ in range(MAX_REDIRECTS + 1):
+        parts = _checked(url)
+        try:
+            connection = _connect(parts, resolve, allowed, deadline)
+        except OSError as error:
+            raise _refused(url, f"cannot be reached: {error}") from error
+        try:
+            found = _read(connection, parts, url, max_bytes, deadline)
+        except (OSError, http.client.HTTPException) as error:
+            raise _refused(url, f"does not answer: {error}") from error
+        finally:
+            connection.close()
+        if isinstance(found, bytes):
+            return found
+        url = urljoin(url, found)
+    raise _refused(url, f"is redirected more than {MAX_REDIRECTS} times")
+
+
 def _checked(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
-        port = parts.port
+        _ = parts.port
     except ValueError as error:
         raise _refused(url, f"is no address: {error}") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise _refused(url, "is neither http nor https")
     if parts.username or parts.password:
         raise _refused(url, "holds a password")
-    if port not in (None, 80, 443, 8080, 8443):
-        raise _refused(url, f"names port {port}, which web servers do not use")
     return parts
 
 
-def _connect(parts: SplitResult, resolve: Resolve, deadline: float) -> http.client.HTTPConnection:
+def _connect(parts: SplitResult, resolve: Resolve, allowed: Allowed, deadline: float) -> http.client.HTTPConnection:
     """A connection to an address that was checked; names are resolved here and nowhere else."""
     host = str(parts.hostname)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     found = resolve(host, port)
-    if not found or not all(is_public(address) for address in found):
+    if not found or not all(allowed(address) for address in found):
         raise _refused(parts.geturl(), "does not lie in the public internet")
     plain = socket.create_connection((found[0], port), timeout=_left(deadline))
     try:
@@ -116,7 +117,8 @@ def _read(connection: http.client.HTTPConnection, parts: SplitResult, url: str, 
     """The body, or where it has gone."""
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     connection.request("GET", path, headers={"Host": parts.netloc, "User-Agent": "weitiao", "Accept": "image/*"})
-    connection.sock.settimeout(_left(deadline))
+    plain = connection.sock  # The connection forgets it once the answer has begun; its time runs on.
+    plain.settimeout(_left(deadline))
     response = connection.getresponse()
     if response.status in REDIRECTS:
         return response.getheader("Location") or "/"
@@ -124,7 +126,7 @@ def _read(connection: http.client.HTTPConnection, parts: SplitResult, url: str, 
         raise _refused(url, f"answers with status {response.status}")
     body = b""
     while True:
-        connection.sock.settimeout(_left(deadline)) if connection.sock else None
+        plain.settimeout(_left(deadline))
         chunk = response.read1(CHUNK_BYTES)
         if not chunk:
             return body

@@ -33,6 +33,22 @@ def job_of(sample: Sample, served: Served, max_new_tokens: int) -> Job:
     return Job(sample, sampling, constraint, max_prompt_tokens=served.max_prompt_tokens)
 
 
+def few_images(sample: Sample | errors.RowError, max_images: int) -> Sample | errors.RowError:
+    """A row's sample, unless it has too many images.
+
+    Args:
+        sample: of the row, or what is wrong with it already.
+        max_images: of one row.
+
+    Returns:
+        The same, or what is wrong with it.
+    """
+    if isinstance(sample, errors.RowError):
+        return sample
+    n_images = sum(part.kind == "image" for message in sample.messages for part in message.parts)
+    return sample if n_images <= max_images else errors.RowError(f"{n_images} images are more than the {max_images} allowed")
+
+
 async def predicted(
     samples: Sequence[Sample | errors.RowError], jobs: Sequence[Job], served: Served, counts: Counts, deadline: float
 ) -> PredictResponse:
