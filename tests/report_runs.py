@@ -128,6 +128,7 @@ DETAILS: dict[str, dict[str, dict[str, Any]]] = {
                     {"from": 0.7, "to": 0.8, "n": 24, "confidence": 0.76, "accuracy": 0.79},
                     {"from": 0.9, "to": 1.0, "n": 170, "confidence": 0.985, "accuracy": 0.976},
                 ],
+                "curve": [[0.1, 1.0], [0.5, 0.99], [0.8, 0.97], [1.0, 0.94]],
                 "coverage": [
                     {
                         "precision": 0.95,
@@ -158,6 +159,26 @@ DETAILS: dict[str, dict[str, dict[str, Any]]] = {
         "tuned": {"by_length": {"over 100": {"n": 10, "exact_match": 0.1}, "up to 20": {"n": 30, "exact_match": 0.38}}},
     },
 }
+SUSPECTS: list[dict[str, Any]] = [
+    {
+        "id": "n17",
+        "origin": "news.jsonl:17",
+        "prompt": f"文本:央行降准{EVIL},类型选型:{LABELS}",
+        "answer": "体育",
+        "model_answer": "财经",
+        "loss": 4.605,
+        "probability": 0.01,
+    },
+    {
+        "id": "n4",
+        "origin": "news.jsonl:4",
+        "prompt": "文本:新款手机",
+        "answer": "财经",
+        "model_answer": "科技",
+        "loss": 1.2,
+        "probability": 0.3,
+    },
+]
 TASKS: dict[str, str] = {
     "extraction": "{kind: extraction, fields: [name, address, email, question]}",
     "classification": "{kind: classification}",
@@ -198,6 +219,8 @@ def make_run(folder: Path, kind: str, *, n_steps: int = 120) -> Path:
         _write_lines(folder / side / "answers.jsonl", answers[side])
     comparison = {side: side_scores(kind, side) for side in ("baseline", "tuned")}
     _write(folder / "scores.json", {**comparison, "gain": SCORES[kind]["gain"]})
+    if kind == "classification":
+        _write_lines(folder / "suspects.jsonl", SUSPECTS)
     if kind == "chat":
         question = "你帮我回答一下 Capybara 翻译软件的主要特性有什么?"
         _write(folder / "baseline" / "questions.json", [{"question": question, "answer": "Capybara 是一种动物。"}])
@@ -317,6 +340,11 @@ def _facts(kind: str, n_steps: int) -> dict[str, Any]:
         "n_trainable": 5_046_272,
         "started": "2026-03-02T09:00:00+00:00",
         "finished": "2026-03-02T09:14:05+00:00",
+        **(
+            {"suspects": {"n_rows": 200, "n_train": 316, "n_found": 2, "seconds": 12.5, "out_of_time": False}}
+            if kind == "classification"
+            else {}
+        ),
         "status": "finished",
         "training": {
             "n_steps": n_steps,

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from weitiao import chat, data, encode, evaluate, export, infer, model, report, runs, tasks, track, train
+from weitiao import chat, data, encode, evaluate, export, infer, model, records, report, runs, tasks, track, train
 from weitiao.errors import RecipeError
 from weitiao.recipe import Recipe
 from weitiao.seams import (
@@ -54,6 +54,7 @@ def run_recipe(recipe: Recipe, path: Path, mode: runs.Mode = "new") -> RunSummar
         before = _measure(run, "baseline", base, renderer, encoded.max_prompt_tokens, task, samples, recipe)
         trained = _train(run, base, renderer, encoded, task, samples, before, recipe, tracker)  # from here on `base` is not used again
         after = _measure(run, "tuned", trained.model, renderer, encoded.max_prompt_tokens, task, samples, recipe)
+        records.search_suspects(run, trained, renderer, encoded.max_prompt_tokens, task, samples.train, recipe)
         comparison = evaluate.compare(before, after, task, recipe.evaluate.n_bootstrap, recipe.run.seed)
         run.save("scores", evaluate.comparison_json(comparison))
         tracker.table("predictions", *_before_and_after(run))
@@ -120,6 +121,7 @@ def _train(
 ) -> TrainResult:
     """Tune the base in place, keep the best checkpoint, and record what that took."""
     tunable = model.attach_tuning(base, recipe.model.tuning, recipe.run.seed)
+    records.record_parameters(run, tunable)
     trained = train.run_training(
         tunable,
         steps_of(encoded, recipe),
@@ -130,7 +132,7 @@ def _train(
         seed=recipe.run.seed,
         resume=run.mode == "resume",
     )
-    _record_training(run, trained, recipe, task)
+    records.record_training(run, trained, recipe, task)
     return trained
 
 
@@ -228,16 +230,6 @@ def _record_inputs(run: runs.Run, samples: SampleSet, encoded: EncodedSet, base:
     run.save("data", asdict(encode.with_tokens(samples.report, encoded, recipe.encode.max_tokens, recipe.data.allow_dropped)))
     hashes = {"data": samples.report.fingerprint, "weights": model.weights_hash(base.path)}
     run.update(device=str(base.network.device), dtype=str(base.dtype).removeprefix("torch."), hashes=hashes)
-
-
-def _record_training(run: runs.Run, trained: TrainResult, recipe: Recipe, task: Task) -> None:
-    n_total, n_trainable = model.count_parameters(trained.model.network)
-    facts = {
-        name: getattr(trained, name)
-        for name in ("n_steps", "best_step", "best_metric", "seconds", "tokens_per_second", "peak_memory_bytes")
-    }
-    selected = {"select_by": recipe.evaluate.select_by or task.default_metric}
-    run.update(n_parameters=n_total, n_trainable=n_trainable, training=facts | selected)
 
 
 def _before_and_after(run: runs.Run) -> tuple[list[str], list[list[Any]]]:

@@ -353,7 +353,7 @@ class Constraint:
     json_schema: Mapping[str, Any] | None = None
     choices: tuple[str, ...] | None = None
     regex: str | None = None
-    """A pattern that the whole answer matches: literals, classes, groups, ``|``, ``?``, ``*`` and ``+``; no look-around, no lazy matching."""
+    """A pattern that the whole answer matches: literals, classes, groups, ``|``, ``?``, ``*`` and ``+``; no look-around."""
 
 
 @dataclass(frozen=True, slots=True)

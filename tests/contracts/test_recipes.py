@@ -18,6 +18,8 @@ RECIPES = {
     "complaint-extraction": ("extraction", "Qwen/Qwen3-0.6B", "lora"),
     "fudan-news": ("classification", "Qwen/Qwen2-1.5B-Instruct", "lora"),
     "latex-ocr": ("ocr", "Qwen/Qwen2-VL-2B-Instruct", "lora"),
+    "receipts": ("extraction", "Qwen/Qwen3-0.6B", "lora"),
+    "thucnews-titles": ("classification", "Qwen/Qwen2-1.5B-Instruct", "lora"),
 }
 
 
@@ -52,6 +54,7 @@ train.num_train_epochs train.max_steps train.learning_rate train.lr_scheduler_ty
 train.adam_beta2 train.batch_tokens train.batch_rows train.micro_batch_tokens train.gradient_checkpointing train.logging_steps
 train.eval_steps train.save_total_limit train.early_stopping_patience train.fast
 evaluate.select_by evaluate.max_new_tokens evaluate.batch_size evaluate.n_valid evaluate.n_bootstrap evaluate.constrained
+evaluate.temperature evaluate.top_p evaluate.top_k evaluate.n_suspects
 track.kind track.mode track.project track.experiment
 export.kind export.dtype
 run.path run.seed

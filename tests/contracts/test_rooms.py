@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "web": set(),
     "pipeline": ANY,
     "preview": ANY,
+    "records": ANY,
     "finished": ANY,
     "compare": {"evaluate", "runs", "tasks"},
     "serve": {"infer", "chat", "model", "tasks"},

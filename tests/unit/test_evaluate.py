@@ -261,7 +261,7 @@ def test_only_label_scores_are_calibrated() -> None:
 def test_captions_compare_after_loading_with_the_frequencies_of_the_whole_set(tmp_path: Path) -> None:
     task = make_task(Caption(kind="caption"))
     texts = ["a cat sits on a mat", "two dogs run in the park", "a red bus in the street"]
-    samples = [task.make_sample(Record(f"f:{i}", str(i), images=(Path("a.png"),), captions=(text,))) for i, text in enumerate(texts)]
+    samples = [task.make_sample(Record(f"f:{i}", str(i), images=(Path(f"{i}.png"),), captions=(text,))) for i, text in enumerate(texts)]
     scores = evaluate.measure(
         TableEngine({str(i): text for i, text in enumerate(texts)}), task, samples, tmp_path, SECTION, title="answering", seed=1
     )
@@ -269,7 +269,7 @@ def test_captions_compare_after_loading_with_the_frequencies_of_the_whole_set(tm
     loaded = evaluate.load_scores(tmp_path, task)
     assert loaded is not None
     assert loaded.counts["cider"].tolist() == scores.counts["cider"].tolist()
-    assert json.loads((tmp_path / "answers.jsonl").read_text().splitlines()[0])["images"] == ["a.png"]
+    assert json.loads((tmp_path / "answers.jsonl").read_text().splitlines()[0])["images"] == ["0.png"]
 
 
 def test_documents_are_scored_by_likelihood_alone() -> None:

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from weitiao.evaluate.bootstrap import gains, intervals
-from weitiao.evaluate.confidence import Calibration, Threshold, confidence_details, expected_calibration_error, fit_calibration, reliability
+from weitiao.evaluate.confidence import (
+    Calibration,
+    Threshold,
+    confidence_details,
+    coverage_curve,
+    expected_calibration_error,
+    fit_calibration,
+    reliability,
+)
 from weitiao.recipe.tasks import Classification, Ner, Ocr
 from weitiao.seams import Answer, Entity, Prediction, Record, Sample
 from weitiao.tasks import make_task
@@ -283,6 +291,13 @@ def test_thresholds_are_the_lowest_confidence_that_reaches_the_precision():
     table = confidence_details(*scored([0.99, 0.6, 0.9], [False, True, True]), calibration)["confidence"]
     assert table["coverage"][0]["test"] == {"coverage": pytest.approx(2 / 3), "precision": 0.5, "n": 2}
     assert [row["precision"] for row in table["coverage"]] == [0.95, 0.98, 0.99]
+
+
+def test_the_coverage_curve_goes_from_the_surest_rows_to_all():
+    confidence, right = np.array([0.6, 0.99, 0.8, 0.8]), np.array([0.0, 1.0, 1.0, 0.0])
+    assert coverage_curve(confidence, right) == [(0.25, 1.0), (0.75, pytest.approx(2 / 3)), (1.0, 0.5)]
+    many = np.linspace(0, 1, 5000)
+    assert len(coverage_curve(many, many)) == 200
 
 
 def test_equal_confidences_are_not_told_apart():

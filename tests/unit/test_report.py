@@ -148,7 +148,27 @@ def test_classification_shows_classes_confusion_and_coverage(tmp_path: Path) -> 
     assert "Expected calibration error 2.1 % (before calibration 6.4 %, temperature 1.37)." in text
     assert "95.0 % 47.1 % 98.5 % 94.9 % 99.0 %" in text
     assert "99.0 % not reached 0.0 % – 0.0 %" in text
-    assert "tuned is 75 % sure of 体育, 25 % sure of 财经" in text
+    assert "tuned is 69 % sure of 体育, 31 % sure of 财经" in text, "0.75 at a temperature of 1.37"
+    assert "Coverage and precision Share of right answers among the rows decided" in text
+    assert "chosen on validation rows: 0.949 at 0.985" in text
+
+
+def test_training_rows_that_look_wrong(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "classification")
+    text = page_of(run).text
+    assert "200 of 316 training rows were looked at in 12.5 s (evaluate.n_suspects)" in text
+    assert "news.jsonl:17 loss 4.605, probability 1.0 %" in text
+    assert text.index("news.jsonl:17") < text.index("news.jsonl:4 ")
+    facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    facts["suspects"] |= {"n_found": 0, "out_of_time": True}
+    (run / "run.json").write_text(json.dumps(facts), encoding="utf-8")
+    (run / "suspects.jsonl").write_text("", encoding="utf-8")
+    text = page_of(run).text
+    assert "in 12.5 s (a tenth of the training time" in text
+    assert "None of them: the tuned model agrees" in text
+    del facts["suspects"]
+    (run / "run.json").write_text(json.dumps(facts), encoding="utf-8")
+    assert "look wrong" not in page_of(run).text
 
 
 def test_other_tables_of_tasks(tmp_path: Path) -> None:

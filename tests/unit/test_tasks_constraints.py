@@ -63,7 +63,16 @@ def test_entity_types_may_be_the_rows_own_or_unknown():
 
 @pytest.mark.parametrize(
     ("answer", "is_allowed"),
-    [("油", True), ("油；水", True), ("油；油；气；C++；水", True), ("水；油", False), ("油；油", False), ("油；", False), ("CC", False), ("", False)],
+    [
+        ("油", True),
+        ("油；水", True),
+        ("油；油；气；C++；水", True),
+        ("水；油", False),
+        ("油；油", False),
+        ("油；", False),
+        ("CC", False),
+        ("", False),
+    ],
 )
 def test_several_labels_in_their_order_each_once(answer, is_allowed):
     assert allows(MANY, NONE, answer) == is_allowed

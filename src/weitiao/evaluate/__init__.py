@@ -1,6 +1,7 @@
 """evaluate: an engine, a task and rows in; metrics with intervals and paired comparisons out.
 
-engine -> answers (answers.py) -> scores (score.py, bootstrap.py), calibration of label probabilities (confidence.py).
+engine -> answers (answers.py) -> scores (score.py, bootstrap.py), calibration of label probabilities (confidence.py); training rows that
+look wrong (suspects.py).
 What counts as right is the task's business. Knows nothing of models, tokens or training.
 """
 
@@ -8,5 +9,17 @@ from weitiao.evaluate.answers import ask
 from weitiao.evaluate.confidence import Calibration
 from weitiao.evaluate.measure import NOTHING, calibrate, compare, load_scores, measure
 from weitiao.evaluate.score import comparison_json, scores_json
+from weitiao.evaluate.suspects import find_suspects
 
-__all__ = ["NOTHING", "Calibration", "ask", "calibrate", "compare", "comparison_json", "load_scores", "measure", "scores_json"]
+__all__ = [
+    "NOTHING",
+    "Calibration",
+    "ask",
+    "calibrate",
+    "compare",
+    "comparison_json",
+    "find_suspects",
+    "load_scores",
+    "measure",
+    "scores_json",
+]

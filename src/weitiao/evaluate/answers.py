@@ -17,7 +17,7 @@ from typing import Any
 
 from weitiao import log
 from weitiao.recipe.sections import Evaluate
-from weitiao.seams import Answer, Engine, Prediction, Sample, Sampling, Task
+from weitiao.seams import Answer, Engine, Message, Part, Prediction, Sample, Sampling, Task
 
 PART, WHOLE = "answers.part.jsonl", "answers.jsonl"
 
@@ -82,11 +82,23 @@ def ask(engine: Engine, task: Task, samples: Sequence[Sample], section: Evaluate
     if task.answer_mode == "labels":
         answered = engine.score_labels(samples, lambda sample: _choices(task, sample))
     else:
-        sampling = Sampling(max_new_tokens=section.max_new_tokens, seed=seed)
-        answered = engine.generate(samples, sampling, task.constraint if section.constrained else None)
+        answered = engine.generate(samples, sampling_of(section, seed), task.constraint if section.constrained else None)
     for i, answer in answered:
         scored = likelihoods.get(i)
         yield i, answer if scored is None else replace(answer, nll=scored.nll, n_scored_tokens=scored.n_new_tokens)
+
+
+def sampling_of(section: Evaluate, seed: int) -> Sampling:
+    """How the recipe wants answers drawn.
+
+    Args:
+        section: the recipe's ``evaluate``.
+        seed: of sampling; greedy answers do not depend on it.
+
+    Returns:
+        Greedy where the temperature is 0.
+    """
+    return Sampling(section.max_new_tokens, section.temperature, section.top_p, section.top_k, seed)
 
 
 def _choices(task: Task, sample: Sample) -> Sequence[str]:
@@ -97,7 +109,8 @@ def _choices(task: Task, sample: Sample) -> Sequence[str]:
 def _key(sample: Sample, task: Task, section: Evaluate, identity: str) -> str:
     """What an answer depends on besides the engine, as 16 hexadecimal digits."""
     messages = [[message.role, [[part.text, str(part.image or "")] for part in message.parts]] for message in sample.messages]
-    settings = [task.kind, task.answer_mode, section.max_new_tokens, section.constrained, identity]
+    drawing = [section.max_new_tokens, section.temperature, section.top_p, section.top_k]
+    settings = [task.kind, task.answer_mode, *drawing, section.constrained, identity]
     text = json.dumps([messages, list(sample.candidates), settings], ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
@@ -191,12 +204,14 @@ def _row(sample: Sample, answer: Answer, prediction: Prediction, scores: Mapping
 
 
 def read_answers(folder: Path) -> tuple[list[Sample], list[Answer], list[Prediction]]:
-    """What ``write_answers`` wrote; the samples have their reference and candidates, but no messages."""
+    """What ``write_answers`` wrote; the samples have their reference, candidates and pictures, but no texts."""
     samples, answers, predictions = [], [], []
     # Not `splitlines`: answers may hold U+2028 and other characters that end a line for it.
     for line in filter(None, (folder / WHOLE).read_text(encoding="utf-8").split("\n")):
         row = json.loads(line)
-        samples.append(Sample(row["id"], row["origin"], (), row["reference"], candidates=tuple(row.get("candidates", ()))))
+        pictures = tuple(Part("image", image=Path(path)) for path in row.get("images", ()))
+        messages = (Message("user", pictures),) if pictures else ()
+        samples.append(Sample(row["id"], row["origin"], messages, row["reference"], candidates=tuple(row.get("candidates", ()))))
         answers.append(read_answer(row))
         predictions.append(Prediction(row["prediction"], row["is_valid"], tuple(row.get("forgiven", ())), tuple(row.get("flags", ()))))
     return samples, answers, predictions

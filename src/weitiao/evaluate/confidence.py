@@ -16,6 +16,8 @@ from weitiao.seams import Answer, Sample
 
 PRECISIONS = (0.95, 0.98, 0.99)
 N_BINS = 10
+N_CURVE_POINTS = 200
+"""Points of the coverage curve that are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +95,31 @@ def _best_temperature(logs: Sequence[tuple[np.ndarray, int]]) -> float:
 
 
 def _threshold(confidence: np.ndarray, right: np.ndarray, precision: float) -> Threshold:
-    order = np.argsort(-confidence, kind="stable")
-    sorted_confidence = confidence[order]
-    reached = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
-    # Rows of equal confidence cannot be told apart by a threshold: only the last of them counts.
-    last = np.append(sorted_confidence[1:] != sorted_confidence[:-1], True)
+    sorted_confidence, reached, last = _decided(confidence, right)
     good = np.flatnonzero((reached >= precision) & last)
     if good.size == 0:
         return Threshold(precision, None, 0.0, float("nan"))
     i = int(good[-1])
-    return Threshold(precision, float(sorted_confidence[i]), (i + 1) / len(order), float(reached[i]))
+    return Threshold(precision, float(sorted_confidence[i]), (i + 1) / len(sorted_confidence), float(reached[i]))
+
+
+def _decided(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Surest rows first: confidence, share of right answers up to each row, and whether a threshold can end there.
+
+    Rows of equal confidence cannot be told apart by a threshold: only the last of them can be its end.
+    """
+    order = np.argsort(-confidence, kind="stable")
+    sorted_confidence = confidence[order]
+    reached = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
+    return sorted_confidence, reached, np.append(sorted_confidence[1:] != sorted_confidence[:-1], True)
+
+
+def coverage_curve(confidence: np.ndarray, right: np.ndarray) -> list[tuple[float, float]]:
+    """What deciding the surest rows alone gives: (share of rows decided, share of these that are right), from few rows to all."""
+    _, reached, last = _decided(confidence, right)
+    ends = np.flatnonzero(last)
+    kept = ends[np.unique(np.linspace(0, len(ends) - 1, min(len(ends), N_CURVE_POINTS)).astype(int))]
+    return [((int(i) + 1) / len(reached), float(reached[i])) for i in kept]
 
 
 def confidence_details(answers: Sequence[Answer], samples: Sequence[Sample], calibration: Calibration | None) -> dict[str, Any]:
@@ -114,8 +131,8 @@ def confidence_details(answers: Sequence[Answer], samples: Sequence[Sample], cal
         calibration: chosen on validation rows; None leaves probabilities as they are and gives no coverage.
 
     Returns:
-        ``confidence``: ``temperature``, ``ece`` and ``ece_raw`` in [0, 1], ``reliability`` bins and ``coverage`` at the thresholds;
-        empty for answers without probabilities.
+        ``confidence``: ``temperature``, ``ece`` and ``ece_raw`` in [0, 1], ``reliability`` bins, ``coverage`` at the thresholds and its
+        ``curve``; empty for answers without probabilities.
     """
     pairs = _with_probabilities(answers, samples)
     if not pairs:
@@ -129,6 +146,7 @@ def confidence_details(answers: Sequence[Answer], samples: Sequence[Sample], cal
         "ece_raw": expected_calibration_error(raw, right),
         "reliability": reliability(confidence, right),
         "coverage": [_coverage(threshold, confidence, right) for threshold in (calibration.thresholds if calibration else ())],
+        "curve": coverage_curve(confidence, right),
     }
     return {"confidence": table}
 

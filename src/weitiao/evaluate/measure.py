@@ -11,9 +11,10 @@ from typing import Any
 from weitiao.evaluate.answers import WHOLE, collect, read_answers, write_answers
 from weitiao.evaluate.bootstrap import gains
 from weitiao.evaluate.confidence import Calibration, confidence_details, fit_calibration
+from weitiao.evaluate.questions import answer_questions
 from weitiao.evaluate.score import read_scores, row_counts, score, scores_json
 from weitiao.recipe.sections import Evaluate
-from weitiao.seams import Answer, Comparison, Engine, Sample, Sampling, Scores, Task
+from weitiao.seams import Comparison, Engine, Sample, Scores, Task
 
 NOTHING = Scores(n=0, metrics={}, intervals={}, length_limited=0.0, seconds=0.0, counts={})
 """Scores of no rows."""
@@ -41,7 +42,7 @@ def measure(
             Answers of interrupted work there are used again.
         section: the recipe's ``evaluate``.
         title: of the progress display.
-        seed: of the resampling.
+        seed: of the resampling, and of answers that are drawn (``evaluate.temperature`` above 0).
         calibration: of label probabilities, from ``calibrate``; its thresholds are checked on these rows.
         identity: names the weights that answer, so that interrupted work with other weights is not used.
 
@@ -54,8 +55,8 @@ def measure(
         (folder / "scores.json").unlink(missing_ok=True)
     answers = collect(engine, task, samples, folder, section, title=title, seed=seed, identity=identity)
     seconds = time.perf_counter() - started
-    if folder is not None:
-        _ask_questions(engine, task, folder, section)
+    if folder is not None and task.questions:
+        _write(folder / "questions.json", answer_questions(engine, task.questions, section, seed))
     scorer = task.for_rows(samples)
     predictions = [scorer.parse(answer, sample) for answer, sample in zip(answers, samples, strict=True)]
     details = confidence_details(answers, samples, calibration)
@@ -68,14 +69,6 @@ def measure(
         write_answers(folder, samples, answers, predictions, scorer)
         _write(folder / "scores.json", scores_json(scores))
     return scores
-
-
-def _ask_questions(engine: Engine, task: Task, folder: Path, section: Evaluate) -> None:
-    if not task.questions:
-        return
-    answers: dict[int, Answer] = dict(engine.generate(task.questions, Sampling(max_new_tokens=section.max_new_tokens)))
-    rows = [{"question": sample.prompt[-1].text, "answer": answers[i].text} for i, sample in enumerate(task.questions)]
-    _write(folder / "questions.json", rows)
 
 
 def calibrate(

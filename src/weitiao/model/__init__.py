@@ -9,6 +9,7 @@ from weitiao.model.checkpoint import CheckpointFacts, load_checkpoint, read_fact
 from weitiao.model.facts import pick_device, pick_dtype
 from weitiao.model.load import load_base, load_network, load_processor
 from weitiao.model.outline import LIBRARIES_BYTES, check_memory, memory_bytes, outline, parameter_bytes
+from weitiao.model.parameters import parameter_groups, parameter_table
 from weitiao.model.tuning import attach_tuning, count_parameters
 from weitiao.model.weights import list_models, resolve_weights
 
@@ -26,6 +27,8 @@ __all__ = [
     "memory_bytes",
     "outline",
     "parameter_bytes",
+    "parameter_groups",
+    "parameter_table",
     "pick_device",
     "pick_dtype",
     "read_facts",

@@ -21,6 +21,7 @@ def _has_no_validation_rows(recipe: Recipe) -> bool:
 
 
 NO_VALIDATION = "there are no validation rows: `data.split.valid` is 0 and `data.valid` is not given"
+GREEDY = "`evaluate.temperature` is 0: the likeliest token is taken each time"
 
 WITHOUT_EFFECT: list[tuple[KeyPath, WithoutEffect, str]] = [
     (("data", "split", "valid"), lambda recipe: recipe.data.valid is not None, "`data.valid` names a source of its own"),
@@ -36,6 +37,8 @@ WITHOUT_EFFECT: list[tuple[KeyPath, WithoutEffect, str]] = [
     (("evaluate", "n_valid"), _has_no_validation_rows, NO_VALIDATION),
     (("chat", "images", "min_pixels"), lambda recipe: recipe.chat.images.size is not None, "`chat.images.size` is the size of all images"),
     (("chat", "images", "max_pixels"), lambda recipe: recipe.chat.images.size is not None, "`chat.images.size` is the size of all images"),
+    (("evaluate", "top_p"), lambda recipe: recipe.evaluate.temperature == 0, GREEDY),
+    (("evaluate", "top_k"), lambda recipe: recipe.evaluate.temperature == 0, GREEDY),
     (("model", "revision"), lambda recipe: recipe.model.path.startswith(("bundled:", "/")), "only hub ids have revisions"),
 ]
 

@@ -224,7 +224,15 @@ class Evaluate(Section):
     n_bootstrap: int = Field(2000, ge=100, le=100_000)
     """Resamples for the 95 % intervals."""
     constrained: bool = True
-    """Let decoding produce only what the task allows (labels, the JSON schema)."""
+    """Let decoding produce only what the task allows (labels, entity types, the JSON schema)."""
+    temperature: float = Field(0.0, ge=0, le=10)
+    """How freely answers are drawn, with ``run.seed``; 0 takes the likeliest token each time (greedy)."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Draw from the likeliest tokens that together have this probability."""
+    top_k: int = Field(0, ge=0)
+    """Draw from this many likeliest tokens; 0 for all."""
+    n_suspects: int = Field(200, ge=0, le=100_000)
+    """Training rows that are searched for wrong answers after training (``suspects.jsonl``), in at most a tenth of its time; 0 for none."""
 
 
 class SwanlabTrack(Section):

@@ -81,9 +81,10 @@ def sort_answers(record: RunRecord) -> Answers | None:
         return None
     album, board = Album(), Blackboard() if record.task == "ocr" else None
     gradual = record.task in GRADUAL
+    temperature = float(((record.tuned.scores.get("details") or {}).get("confidence") or {}).get("temperature") or 1)
 
     def cards(ids: Sequence[str]) -> tuple[Card, ...]:
-        return tuple(_card(before.get(id_), after.get(id_), album, board) for id_ in ids[:N_SHOWN])
+        return tuple(_card(before.get(id_), after.get(id_), album, board, temperature) for id_ in ids[:N_SHOWN])
 
     both = [id_ for id_ in after if id_ in before and main_score(before[id_]) is not None and main_score(after[id_]) is not None]
     change = {id_: _change(before[id_], after[id_], gradual) for id_ in both}
@@ -131,7 +132,9 @@ def _change(before: Mapping[str, Any], after: Mapping[str, Any], gradual: bool) 
     return kinds[is_right(before), is_right(after)]
 
 
-def _card(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, album: Album, board: Blackboard | None) -> Card:
+def _card(
+    before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, album: Album, board: Blackboard | None, temperature: float
+) -> Card:
     row: Mapping[str, Any] = after or before or {}
     notes = []
     for name, side in (("base", before), ("tuned", after)):
@@ -145,7 +148,7 @@ def _card(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, alb
         for name, side in (("base", before), ("tuned", after))
         if side and (score := main_score(side)) is not None
     ]
-    confidence = _confidence(after)
+    confidence = _confidence(after, temperature)
     if confidence:
         notes.append(confidence)
     first = next(iter(row.get("scores") or {}), "")
@@ -170,8 +173,11 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def _confidence(row: Mapping[str, Any] | None) -> str:
-    chances = (row or {}).get("probabilities") or {}
+def _confidence(row: Mapping[str, Any] | None, temperature: float) -> str:
+    """The likeliest labels with their calibrated probabilities: p^(1/temperature), normalised."""
+    said = (row or {}).get("probabilities") or {}
+    weights = {name: float(chance) ** (1 / temperature) for name, chance in said.items()}
+    chances = {name: weight / sum(weights.values()) for name, weight in weights.items()}
     best = sorted(chances.items(), key=lambda item: -item[1])[:3]
     return "tuned is " + ", ".join(f"{_percent(chance)} sure of {name}" for name, chance in best) if best else ""
 

@@ -12,6 +12,7 @@ from weitiao.report.answers import sort_answers
 from weitiao.report.curves import draw_curves
 from weitiao.report.dataset import describe_data
 from weitiao.report.read import RunRecord, read_run
+from weitiao.report.suspects import list_suspects
 from weitiao.report.tables import task_tables
 from weitiao.report.usage import commands, fingerprints, question_rows, run_facts
 from weitiao.report.verdict import judge
@@ -70,6 +71,7 @@ def render(record: RunRecord) -> str:
         answers=sort_answers(record),
         questions=question_rows(record),
         data=describe_data(record.data),
+        suspects=list_suspects(record),
         has_facts=bool(record.facts),
         facts=run_facts(record),
         fingerprints=fingerprints(record),

@@ -35,6 +35,8 @@ class RunRecord:
     data: Mapping[str, Any]
     events: Sequence[Mapping[str, Any]]
     evaluations: Sequence[Mapping[str, Any]]
+    suspects: Sequence[Mapping[str, Any]]
+    """Training rows that look wrong."""
     baseline: Side
     tuned: Side
     gain: Mapping[str, Sequence[float]]
@@ -76,6 +78,7 @@ def read_run(path: Path) -> RunRecord:
         data=reader.json("data.json"),
         events=reader.rows("events.jsonl"),
         evaluations=reader.rows("evaluations.jsonl"),
+        suspects=reader.rows("suspects.jsonl"),
         gain=comparison.get("gain") or {},
         folders=frozenset(entry.name for entry in path.iterdir() if entry.is_dir()),
         unreadable=tuple(reader.problems),

@@ -138,6 +138,7 @@ def _confidence(before: Any, after: Any) -> list[Table | Chart]:
         if temperature:
             note += f" (before calibration {figure('ece', content.get('ece_raw'))}, temperature {number(temperature)})"
         found.append(Chart("Reliability", note + ".", drawing))
+    found.extend(_coverage_plot(content))
     rows = []
     for row in content.get("coverage") or ():
         valid, test = row.get("valid") or {}, row.get("test") or {}
@@ -154,6 +155,29 @@ def _confidence(before: Any, after: Any) -> list[Table | Chart]:
         columns = ("wanted precision", "from confidence", "decided (test)", "right of these (test)", "decided (validation)")
         found.append(Table("Coverage", note, columns, tuple(rows)))
     return found
+
+
+def _coverage_plot(content: Mapping[str, Any]) -> list[Table | Chart]:
+    """What deciding the surest test rows alone gives, with the points that the thresholds of the validation rows lead to."""
+    curve = [(float(coverage), float(precision)) for coverage, precision in content.get("curve") or ()]
+    if len(curve) < 2:
+        return []
+    lines = [svg.Series("all thresholds", curve, "tuned")]
+    chosen = [row.get("test") or {} for row in content.get("coverage") or () if row.get("confidence") is not None]
+    points = [(row["coverage"], row["precision"]) for row in chosen if row.get("precision") is not None]
+    if points:
+        lines.append(svg.Series("chosen on validation rows", points, "chosen", dots=True))
+    low = min(precision for _, precision in [*curve, *points])
+    drawing = svg.line_chart(
+        "Share of right answers among the rows decided, by the share that is decided",
+        lines,
+        x_title="share of test rows that the model decides alone, surest first",
+        y_range=(max(0.0, low - 0.02), 1.005),
+        percent=True,
+        x_percent=True,
+    )
+    note = "Right answers among the rows that are decided, on test rows; dots are the confidences chosen on validation rows."
+    return [Chart("Coverage and precision", note, drawing)]
 
 
 def _by_length(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Table | Chart]:

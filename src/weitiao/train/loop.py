@@ -80,9 +80,9 @@ def run_training(
     with ExitStack() as stack:
         flag = stack.enter_context(stop_on_signals())
         advance = stack.enter_context(progress("training", arguments.max_steps, "steps"))
-        stack.enter_context(fast_layers(model.network, names, recompute=recompute))
         reporter = _Reporter(hooks.log, flag, advance)
         trainer = _SegmentTrainer(model.network, model.vision, arguments, steps, hooks, section, names, best, reporter)
+        trainer.recompute = recompute
         started = time.monotonic()
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
         seconds = time.monotonic() - started
@@ -166,7 +166,7 @@ class _SegmentTrainer(Trainer):
         super().__init__(network, arguments, train_dataset=self.step_data, eval_dataset=[], callbacks=[reporter])
         self.remove_callback(PrinterCallback)
         self.hooks, self.section, self.best, self.folder = hooks, section, best, Path(arguments.output_dir)
-        self.names, self.vision = names, vision
+        self.names, self.vision, self.recompute = names, vision, False
         self.n_tokens = self.n_supervised = 0
         self.compute_seconds = 0.0
         self.step_tokens = self.step_supervised = 0
@@ -182,7 +182,9 @@ class _SegmentTrainer(Trainer):
         model.train()
         n_supervised = sum(_n_targets(row) for row in inputs)
         total = torch.zeros((), device=self.args.device)
-        with segmented(self.accelerator.unwrap_model(model)):
+        # Within the step alone: answers to validation rows come from the plain layers, which keep keys and values.
+        inner = self.accelerator.unwrap_model(model)
+        with segmented(inner), fast_layers(inner, self.names, recompute=self.recompute):
             for row in inputs:
                 with self.compute_loss_context_manager():
                     loss = self._summed_loss(model, row) / n_supervised
