@@ -165,7 +165,7 @@ def swift():
 
     named = {
         "model": SETTINGS["base"],
-        "model_type": "qwen2_5",
+        "model_type": "qwen2",
         "template": "qwen2_5",
         "tuner_type": SETTINGS["tuning"],
         "lora_rank": 8,
