@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
 
@@ -20,20 +22,24 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance,
 PAGE = Path(__file__).parents[2] / "docs" / "serve.md"
 
 
-@pytest.fixture(scope="module")
-def published(server: Server):
-    return schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+POSTED = ["/v1/chat/completions", "/v1/tasks/predict"]
+READ = ["/v1/models", "/v1/models/{model}", "/health", "/metrics"]
 
 
-api = schemathesis.pytest.from_fixture("published")
-
-
-@api.parametrize()
-@settings(
-    max_examples=15, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck)
+@pytest.mark.parametrize(
+    ("path", "mode"),
+    [*((path, GenerationMode.POSITIVE) for path in POSTED + READ), *((path, GenerationMode.NEGATIVE) for path in POSTED)],
 )
-def test_whatever_the_schema_allows_or_not_is_answered_as_it_says(case):
-    case.call_and_validate(checks=CHECKS, timeout=60)
+def test_whatever_the_schema_allows_or_not_is_answered_as_it_says(server: Server, path: str, mode: GenerationMode):
+    operation = schemathesis.openapi.from_url(f"{server.url}/openapi.json")[path]["POST" if path in POSTED else "GET"]
+
+    @given(case=operation.as_strategy(generation_mode=mode))
+    @settings(max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    def answered(case: Any) -> None:
+        response = case.call_and_validate(checks=CHECKS, timeout=60)
+        assert mode is GenerationMode.POSITIVE or response.status_code in range(400, 500)
+
+    answered()
 
 
 def test_the_server_is_well_after_that(server):
