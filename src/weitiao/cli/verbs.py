@@ -110,8 +110,7 @@ def _found(path: Path) -> Path:
 def check(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = False) -> int:
     """Check a recipe and its data; writes nothing.
 
-    Shows counts, rejected rows, duplicates, leakage between the parts, labels, images and lengths in tokens. Exit code 2 where the data
-    cannot be used.
+    Shows counts, rejected rows, duplicates, leakage, labels, images and lengths in tokens. Exit code 2 where the data cannot be used.
     """
     loaded = _load(recipe, overrides)
     from weitiao import preview

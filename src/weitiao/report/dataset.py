@@ -68,10 +68,14 @@ def describe_data(data: Mapping[str, Any]) -> DataSection | None:
         rejected=tuple((reason, int(n), tuple(examples.get(reason) or ())) for reason, n in (data.get("rejected") or {}).items()),
         findings=tuple(findings),
         split=tuple((name, n, n / total) for name, n in split.items()),
-        spreads=(*_spreads({"tokens per row": tokens.get("histogram")}), *_spreads(statistics)),
+        spreads=(*_spreads(_lengths(tokens)), *_spreads(statistics)),
         figures=tuple(_figures(statistics, tokens)),
         dropped=tuple(str(reason) for reason in (tokens.get("dropped") or {}).values())[:N_DROPPED],
     )
+
+
+def _lengths(tokens: Mapping[str, Any]) -> dict[str, Any]:
+    return {"tokens per row": tokens.get("histogram"), "image tokens per row": tokens.get("image_histogram")}
 
 
 def _rank(severity: Any) -> int:
