@@ -4,6 +4,7 @@ SETTINGS: peer, rows (a file of ``messages``), base (a folder), batch, rows_per_
 recompute, packing, folder, out. Writes to ``out`` a JSON object: the time at which each step ended, its loss, and the peak memory.
 """
 
+import functools
 import json
 import resource
 import sys
@@ -43,6 +44,7 @@ def watch():
 
     before = transformers.Trainer.__init__
 
+    @functools.wraps(before)  # ms-swift looks at its arguments
     def with_watch(self, *args, **kwargs):
         before(self, *args, **kwargs)
         self.add_callback(Watch())
