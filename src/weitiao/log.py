@@ -13,18 +13,26 @@ from contextvars import ContextVar
 logger = logging.getLogger("weitiao")
 
 Advance = Callable[[int], None]
-Display = Callable[[str, int | None, str], AbstractContextManager[Advance]]
+Tell = Callable[[int, float, str], None]
+"""Units done since the last call, units' worth of work that is begun, and words about it."""
+Display = Callable[[str, int | None, str], AbstractContextManager[Tell]]
 
 
 @contextmanager
-def _silent(_title: str, _total: int | None, _unit: str) -> Iterator[Advance]:
-    yield lambda _n_done: None
+def _silent(_title: str, _total: int | None, _unit: str) -> Iterator[Tell]:
+    yield _nothing
+
+
+def _nothing(_n_done: int, _n_begun: float, _words: str) -> None:
+    """What is told to nobody."""
 
 
 _display: ContextVar[Display] = ContextVar("display", default=_silent)
+_tell: ContextVar[Tell] = ContextVar("tell", default=_nothing)
 
 
-def progress(title: str, total: int | None, unit: str = "rows") -> AbstractContextManager[Advance]:
+@contextmanager
+def progress(title: str, total: int | None, unit: str = "rows") -> Iterator[Advance]:
     """Show that work of ``total`` units goes on.
 
     Args:
@@ -32,10 +40,25 @@ def progress(title: str, total: int | None, unit: str = "rows") -> AbstractConte
         total: units in all; None where it is not known.
         unit: plural noun of a unit.
 
-    Returns:
-        A context whose value is called with the number of units done since the last call.
+    Yields:
+        What is called with the number of units done since the last call.
     """
-    return _display.get()(title, total, unit)
+    with _display.get()(title, total, unit) as tell:
+        before = _tell.set(tell)
+        try:
+            yield lambda n_done: tell(n_done, 0.0, "")
+        finally:
+            _tell.reset(before)
+
+
+def at_work(n_begun: float, words: str) -> None:
+    """Say how far units have come that are not done, so that slow ones show that they go on, and when they will be done.
+
+    Args:
+        n_begun: units' worth of work in them; 0 where that cannot be said.
+        words: what is at work, e.g. ``64 at work, 12 of at most 256 tokens``; empty for nothing.
+    """
+    _tell.get()(0, n_begun, words)
 
 
 def install_display(display: Display) -> None:

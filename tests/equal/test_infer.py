@@ -1,9 +1,11 @@
 """The engine against transformers used the plain way: one row, no cache, every token read again at each step."""
 
+import contextvars
 import json
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from tests.tiny import build_tiny, sentences
 from torch.nn.functional import linear
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from weitiao import log
 from weitiao.chat import make_renderer
 from weitiao.infer import make_engine
 from weitiao.infer.network import plain_network
@@ -329,3 +332,61 @@ def test_rows_that_join_and_leave_change_no_answer(loaded: LoadedModel, packed: 
         expected, _ = plain_greedy(loaded, renderer, names[number], 20)
         assert tokens[number] == expected
         assert answer.text == renderer.decode(expected)
+
+
+def test_a_constraint_begins_after_the_thoughts(tiny_qwen3: Path) -> None:
+    model = load(tiny_qwen3)
+    renderer = make_renderer(model.processor, Chat(enable_thinking=True), "head")
+    opening, closing = (model.processor.convert_tokens_to_ids(tag) for tag in ("<think>", "</think>"))
+    with torch.no_grad():
+        # Random weights hardly ever think: the head's row of the tag is made to win at the first place, where the prompt ends alike.
+        prompt = renderer.prompt(samples()[0].prompt).input_ids
+        hidden = model.network.model(torch.tensor([prompt])).last_hidden_state[0, -1]
+        model.network.lm_head.weight = torch.nn.Parameter(model.network.lm_head.weight.clone())
+        model.network.lm_head.weight[opening] = hidden * 3
+    found = dict(
+        make_engine(model, renderer, packed=False).generate(samples()[:1], Sampling(200), lambda _s: Constraint(json_schema=SCHEMA))
+    )
+    tokens = model.processor.encode(found[0].text, add_special_tokens=False)
+    assert tokens[0] == opening
+    thoughts, answer = found[0].text.split("</think>")
+    assert tokens.count(closing) == 1
+    assert not any(token in renderer.stop_token_ids for token in tokens[: tokens.index(closing)])
+    assert tokens.index(closing) <= 160, "thoughts end in time for the answer"
+    assert len(thoughts) > 20
+    assert answer.startswith("\n\n{")
+    assert list(json.loads(answer)) == ["name", "address"]
+    assert found[0].ended_by == "constraint"
+
+
+def test_an_answer_may_also_begin_without_thoughts(tiny_qwen3: Path) -> None:
+    model = load(tiny_qwen3)
+    renderer = make_renderer(model.processor, Chat(enable_thinking=True), "head")
+    engine = make_engine(model, renderer)
+    found = dict(engine.generate(samples(), Sampling(60), lambda _sample: Constraint(choices=("address", "position"))))
+    assert {answer.text for answer in found.values() if "<think>" not in answer.text} <= {"address", "position"}
+    assert all(answer.text.split("</think>\n\n")[-1] in ("address", "position") for answer in found.values())
+
+
+def test_a_long_first_batch_shows_that_it_goes_on(tiny_qwen2: Path) -> None:
+    model = load(tiny_qwen2)
+    told: list[tuple[int, float, str]] = []
+
+    @contextmanager
+    def display(*_about: Any) -> Iterator[Any]:
+        yield lambda *values: told.append(values)
+
+    def answer() -> None:
+        log.install_display(display)
+        with log.progress("answering", 2, "rows") as advance:
+            for _ in make_engine(model, renderer_of(model)).generate(samples()[:2], Sampling(max_new_tokens=3)):
+                advance(1)
+
+    contextvars.copy_context().run(answer)
+    assert told == [
+        (0, 0.0, "2 at work, 1 of at most 3 tokens"),
+        (0, 0.0, "2 at work, 2 of at most 3 tokens"),
+        (1, 0.0, ""),
+        (1, 0.0, ""),
+        (0, 0.0, ""),
+    ]

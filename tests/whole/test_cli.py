@@ -119,7 +119,7 @@ def test_a_reader_that_goes_away_is_no_error_message(folder):
     ("n_done", "total", "seconds", "line"),
     [
         (120, 400, 60.0, "answering: 120 of 400 rows, 2.0 rows/s, 2 min 20 s left"),
-        (0, 400, 3.0, "answering: 0 of 400 rows, 0.0 rows/s, unknown time left"),
+        (0, 400, 3.0, "answering: 0 of 400 rows, 3.0 s"),
         (400, 400, 200.0, "answering: 400 rows, 2.0 rows/s, 3 min 20 s"),
         (2, 10, 60.0, "answering: 2 of 10 rows, 30.0 s/row, 4 min 0 s left"),
         (50_000, None, 10.0, "answering: 50,000 rows, 5,000 rows/s, 10 s"),
@@ -127,6 +127,19 @@ def test_a_reader_that_goes_away_is_no_error_message(folder):
 )
 def test_progress_in_a_log(n_done, total, seconds, line):
     assert progress_line("answering", n_done, total, "rows", seconds) == line
+
+
+@pytest.mark.parametrize(
+    ("n_done", "n_begun", "line"),
+    [
+        (0, 0.0, "answering: 0 of 170 rows, 64 at work, 12 of at most 256 tokens, 1 min 30 s"),
+        (1, 44.0, "answering: 1 of 170 rows, 64 at work, 12 of at most 256 tokens, 0.5 rows/s, 4 min 10 s left"),
+    ],
+    ids=["no estimate before it means something", "half an answer is half a row"],
+)
+def test_progress_within_a_wide_batch(n_done, n_begun, line):
+    words = "64 at work, 12 of at most 256 tokens"
+    assert progress_line("answering", n_done, 170, "rows", 90.0, n_begun, words) == line
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(0.42, "0.4 s"), (45, "45 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")])

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from weitiao.log import Advance, Display, install_display, logger
+from weitiao.log import Display, Tell, install_display, logger
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,7 +62,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def rate(n_done: int, seconds: float, unit: str) -> str:
+def rate(n_done: float, seconds: float, unit: str) -> str:
     """A speed in units per second, or seconds per unit where that reads better."""
     per_second = n_done / seconds if seconds > 0 else 0.0
     if 0 < per_second < 0.5:
@@ -70,7 +70,7 @@ def rate(n_done: int, seconds: float, unit: str) -> str:
     return f"{per_second:,.1f} {unit}/s" if per_second < 100 else f"{per_second:,.0f} {unit}/s"
 
 
-def progress_line(title: str, n_done: int, total: int | None, unit: str, seconds: float) -> str:
+def progress_line(title: str, n_done: int, total: int | None, unit: str, seconds: float, n_begun: float = 0.0, words: str = "") -> str:
     """One line that says how far work has come.
 
     Args:
@@ -79,32 +79,40 @@ def progress_line(title: str, n_done: int, total: int | None, unit: str, seconds
         total: units in all; None where it is not known.
         unit: plural noun of a unit.
         seconds: since the start.
+        n_begun: units' worth of work in those that are not done.
+        words: about those.
 
     Returns:
-        Such as ``answering: 120 of 400 rows, 3.2 rows/s, 1 min 27 s left``.
+        Such as ``answering: 120 of 400 rows, 3.2 rows/s, 1 min 27 s left``; no rate before a unit's worth of work is done.
     """
-    speed = rate(n_done, seconds, unit)
+    n_worth = n_done + n_begun
+    about = f", {words}" if words else ""
+    if total is not None and n_done < total and n_worth < 1:
+        return f"{title}: {n_done:,} of {total:,} {unit}{about}, {duration(seconds)}"
+    speed = rate(n_worth, seconds, unit)
     if total is None or n_done >= total:
         return f"{title}: {n_done:,} {unit}, {speed}, {duration(seconds)}"
-    left = duration(seconds / n_done * (total - n_done)) if n_done else "unknown time"
-    return f"{title}: {n_done:,} of {total:,} {unit}, {speed}, {left} left"
+    left = duration(seconds / n_worth * max(0.0, total - n_worth))
+    return f"{title}: {n_done:,} of {total:,} {unit}{about}, {speed}, {left} left"
 
 
 def _lines(console: Console) -> Display:
     @contextmanager
-    def display(title: str, total: int | None, unit: str) -> Iterator[Advance]:
+    def display(title: str, total: int | None, unit: str) -> Iterator[Tell]:
         started = last = time.monotonic()
         n_done = 0
+        begun = (0.0, "")
 
-        def advance(n: int) -> None:
-            nonlocal n_done, last
+        def tell(n: int, n_begun: float, words: str) -> None:
+            nonlocal n_done, last, begun
             n_done += n
+            begun = (max(0.0, begun[0] - n), begun[1]) if n else (n_begun, words)
             now = time.monotonic()
             if now - last >= SECONDS_BETWEEN_LINES and n_done != total:
                 last = now
-                _print(console, progress_line(title, n_done, total, unit, now - started))
+                _print(console, progress_line(title, n_done, total, unit, now - started, *begun))
 
-        yield advance
+        yield tell
         seconds = time.monotonic() - started
         if seconds >= SECONDS_WORTH_A_LINE:
             _print(console, progress_line(title, n_done, n_done, unit, seconds))
@@ -118,20 +126,23 @@ def _bars(console: Console) -> Display:
     bars = Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), _words_column(), console=console, transient=True)
 
     @contextmanager
-    def display(title: str, total: int | None, unit: str) -> Iterator[Advance]:
+    def display(title: str, total: int | None, unit: str) -> Iterator[Tell]:
         if not bars.tasks:
             bars.start()
-        task = bars.add_task(title, total=total, unit=unit)
+        task = bars.add_task(title, total=total, unit=unit, n_begun=0.0, words="")
         started = time.monotonic()
         n_done = 0
 
-        def advance(n: int) -> None:
+        def tell(n: int, n_begun: float, words: str) -> None:
             nonlocal n_done
             n_done += n
-            bars.advance(task, n)
+            if n:
+                bars.advance(task, n)
+            else:
+                bars.update(task, n_begun=n_begun, words=words)
 
         try:
-            yield advance
+            yield tell
         finally:
             bars.remove_task(task)
             if not bars.tasks:
@@ -152,7 +163,8 @@ def _words_column() -> ProgressColumn:
 
         def render(self, task: Task) -> Text:
             total = None if task.total is None else int(task.total)
-            line = progress_line("", int(task.completed), total, task.fields["unit"], task.elapsed or 0.0)
+            begun = (task.fields["n_begun"], task.fields["words"])
+            line = progress_line("", int(task.completed), total, task.fields["unit"], task.elapsed or 0.0, *begun)
             return Text(line.removeprefix(": "))
 
     return Words()

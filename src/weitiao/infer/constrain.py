@@ -2,20 +2,21 @@
 
 llguidance does the work (MIT, 3 MB, no dependencies, a few microseconds per token; xgrammar would bring Triton and TVM along).
 JSON is written as ``json.dumps(value, ensure_ascii=False)`` writes it, fields in the schema's order, so that a model trained on such
-answers gives the same answer with and without the constraint.
+answers gives the same answer with and without the constraint. Where answers think first, the constraint begins after the think block.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from weitiao.errors import EngineError
-from weitiao.seams import Constraint
+from weitiao.seams import Constraint, Renderer, text_message
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
@@ -60,29 +61,109 @@ class Matcher:
         return bool(self._inner.is_stopped())
 
 
+@dataclass(frozen=True, slots=True)
+class ThinkBlock:
+    """Tokens around the thoughts that an answer may begin with."""
+
+    opening: int
+    closing: int
+    after: tuple[int, ...]
+    """White space that the template puts between the block and the answer itself."""
+
+
+def think_block(renderer: Renderer) -> ThinkBlock | None:
+    """What thoughts stand between, where answers of this run have thoughts."""
+    rendered = renderer.conversation([text_message("user", "?"), text_message("assistant", "0")])
+    ids = [token for token, on in zip(rendered.input_ids, rendered.trained, strict=True) if on]
+    texts = [renderer.text([token]) for token in ids]
+    if "<think>" not in texts or "</think>" not in texts:
+        return None
+    closing = texts.index("</think>")
+    n_blank = next(i for i, text in enumerate(texts[closing + 1 :]) if text.strip())
+    return ThinkBlock(ids[texts.index("<think>")], ids[closing], tuple(ids[closing + 1 : closing + 1 + n_blank]))
+
+
+class AfterThoughts:
+    """Follows an answer that may think first: thoughts are free, the constraint holds for what comes after them."""
+
+    def __init__(self, matcher: Matcher, block: ThinkBlock, stop_token_ids: Sequence[int], max_thoughts: int) -> None:
+        """Begin an answer.
+
+        Args:
+            matcher: of the constraint.
+            block: what thoughts stand between.
+            stop_token_ids: never allowed among thoughts.
+            max_thoughts: tokens after which the block is closed, so that the answer itself still has room.
+        """
+        self._matcher, self._block = matcher, block
+        self._stop_token_ids, self._max_thoughts = list(stop_token_ids), max_thoughts
+        self._n_thoughts: int | None = None
+        self._owed: list[int] = []
+        self._has_begun = False
+
+    def allowed(self) -> torch.Tensor:
+        """Which tokens may come next."""
+        tokens = self._matcher.allowed()
+        if self._n_thoughts is not None:
+            is_over = self._n_thoughts >= self._max_thoughts
+            tokens.fill_(not is_over)
+            tokens[self._block.closing if is_over else self._stop_token_ids] = is_over
+        elif self._owed:
+            tokens.fill_(False)
+            tokens[self._owed[0]] = True
+        elif not self._has_begun:
+            tokens[self._block.opening] = True
+        return tokens
+
+    def take(self, token_id: int) -> bool:
+        """Move on by a token; False where that is not possible."""
+        is_first, self._has_begun = not self._has_begun, True
+        if self._n_thoughts is not None:
+            self._n_thoughts += 1
+            if token_id == self._block.closing:
+                self._n_thoughts, self._owed = None, list(self._block.after)
+            return True
+        if self._owed:
+            return token_id == self._owed.pop(0)
+        if is_first and token_id == self._block.opening:
+            self._n_thoughts = 0
+            return True
+        return self._matcher.take(token_id)
+
+    def problem(self) -> str:
+        """Why the answer cannot go on."""
+        return self._matcher.problem()
+
+    def is_complete(self) -> bool:
+        """Whether nothing may follow any more."""
+        return self._n_thoughts is None and not self._owed and self._matcher.is_complete()
+
+
 class Grammars:
     """Compiled constraints of one tokenizer, each compiled once."""
 
-    def __init__(self, tokenizer: Any, n_vocab: int, stop_token_ids: Sequence[int]) -> None:
+    def __init__(self, tokenizer: Any, n_vocab: int, renderer: Renderer) -> None:
         """Keep what compiling needs.
 
         Args:
             tokenizer: a fast tokenizer.
             n_vocab: width of the logits; entries beyond the tokenizer's own are never allowed.
-            stop_token_ids: tokens that may end a finished answer.
+            renderer: knows the tokens that may end a finished answer, and whether answers think first.
         """
         self._tokenizer = tokenizer
         self._n_vocab = n_vocab
-        self._stop_token_ids = list(stop_token_ids)
+        self._stop_token_ids = list(renderer.stop_token_ids)
+        self._block = think_block(renderer)
         self._prepared: Any = None
         self._compiled: dict[str, Any] = {}
 
-    def matcher(self, constraint: Constraint | None, origin: str) -> Matcher | None:
+    def matcher(self, constraint: Constraint | None, origin: str, max_new_tokens: int) -> Matcher | AfterThoughts | None:
         """Something that follows a new answer.
 
         Args:
             constraint: None, or a constraint with nothing set, means anything.
             origin: of the row, for messages.
+            max_new_tokens: longest answer. Thoughts get at most three quarters of it.
 
         Returns:
             A matcher at the beginning of an answer, or None.
@@ -97,7 +178,10 @@ class Grammars:
             if len(self._compiled) >= MAX_COMPILED:
                 self._compiled.clear()
             self._compiled[grammar] = self._compile(grammar, origin)
-        return Matcher(self._compiled[grammar].deep_copy(), self._n_vocab)
+        matcher = Matcher(self._compiled[grammar].deep_copy(), self._n_vocab)
+        if self._block is None:
+            return matcher
+        return AfterThoughts(matcher, self._block, self._stop_token_ids, max_new_tokens * 3 // 4)
 
     def _compile(self, grammar: str, origin: str) -> Any:
         from llguidance import LLMatcher, LLTokenizer

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
+from weitiao import log
 from weitiao.chat import make_vision
 from weitiao.errors import RowError
 from weitiao.infer.batches import (
@@ -54,7 +55,7 @@ def make_engine(
     """
     network = plain_network(model.network)
     tokenizer = getattr(model.processor, "tokenizer", model.processor)
-    grammars = Grammars(tokenizer, network.get_output_embeddings().weight.shape[0], renderer.stop_token_ids)
+    grammars = Grammars(tokenizer, network.get_output_embeddings().weight.shape[0], renderer)
     vision = model.vision or make_vision(network, renderer)
 
     def open_reader() -> Reader:
@@ -149,10 +150,15 @@ class EmbeddedEngine:
         index_of = {}
         for prompt in sorted(prompts, key=lambda prompt: len(prompt.token_ids), reverse=True):
             index_of[rows.join_prompt(prompt, sampling, constraint(prompt.sample) if constraint else None)] = prompt.index
+        n_finished = n_new = 0
         while rows.n_waiting or rows.n_working:
             for stepped in rows.step():
                 if stepped.answer:
+                    n_finished, n_new = n_finished + 1, n_new + stepped.answer.n_new_tokens
                     yield index_of[stepped.ticket], stepped.answer
+            words = f"{rows.n_working} at work, {rows.n_written} of at most {sampling.max_new_tokens} tokens"
+            # How long answers are is known once some are finished; before that a share would be a guess.
+            log.at_work(rows.rows_done(n_new / n_finished) if n_finished else 0.0, words if rows.n_working else "")
 
     def score_labels(self, samples: Sequence[Sample], labels: Callable[[Sample], Sequence[str]]) -> Iterator[tuple[int, Answer]]:
         """Score each candidate as the whole answer; see ``labels.py`` for what the probability is.

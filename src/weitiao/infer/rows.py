@@ -8,7 +8,7 @@ import torch
 
 from weitiao.errors import EngineError
 from weitiao.infer.batches import Prompt
-from weitiao.infer.constrain import Matcher
+from weitiao.infer.constrain import AfterThoughts, Matcher
 from weitiao.seams import Answer, EndedBy, Renderer, Sampling
 
 
@@ -20,7 +20,7 @@ class Row:
     """Its number in the batch."""
     prompt: Prompt
     sampling: Sampling
-    matcher: Matcher | None
+    matcher: Matcher | AfterThoughts | None
     generator: torch.Generator | None
     slot: int = -1
     shift: int = 0

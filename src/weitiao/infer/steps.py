@@ -100,6 +100,23 @@ class StepBatch:
         """Tokens of the longest row at work, as far as they are read."""
         return max(self._cache.lengths, default=0)
 
+    def rows_done(self, n_expected: float) -> float:
+        """How far the rows at work have come, together, in answers.
+
+        Args:
+            n_expected: tokens of an answer as it is expected.
+
+        Returns:
+            Less than 1 per row.
+        """
+        lengths = self._cache.lengths
+        return sum(min(0.99, lengths[row.slot] / (len(row.prompt.token_ids) + n_expected)) for row in self._rows)
+
+    @property
+    def n_written(self) -> int:
+        """Tokens of the longest answer at work."""
+        return max((len(row.answer_ids) for row in self._rows), default=0)
+
     def join(
         self,
         asked: Sample | Sequence[Message],
@@ -129,7 +146,7 @@ class StepBatch:
 
     def join_prompt(self, prompt: Prompt, sampling: Sampling, constraint: Constraint | None = None) -> int:
         """Take a prompt in whose tokens are known and checked; its ticket. Arguments and errors as of ``join``."""
-        matcher = self._grammars.matcher(constraint, prompt.sample.origin)
+        matcher = self._grammars.matcher(constraint, prompt.sample.origin, sampling.max_new_tokens)
         row = Row(next(self._tickets), prompt, sampling, matcher, source_of_chance(sampling, prompt.sample.id))
         self._waiting.append(row)
         return row.ticket
