@@ -44,7 +44,8 @@ def environment(name: str, *packages: str, shared: bool = False, **variables: st
             here = next(path for path in sys.path if path.endswith("site-packages"))
             look = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
             there = subprocess.run(look, capture_output=True, text=True, check=True)
-            (Path(there.stdout.strip()) / "shared.pth").write_text(here + "\n")
+            # Not the folder alone: this project itself may be there as a link that only `addsitedir` follows.
+            (Path(there.stdout.strip()) / "shared.pth").write_text(f"import site; site.addsitedir({here!r})\n")
         subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True, env={**os.environ, **variables})
         (place / "installed").touch()
     return python
