@@ -14,7 +14,7 @@ DATA = ROOT.parent / "shared" / "data"
 RECIPES = {
     "fudan-news": ("cls_fudan/dev.jsonl", ["data.limit=60", "data.allow_dropped=1", "encode.max_tokens=256"], "accuracy"),
     "thucnews-titles": ("cls_thucnews_titles/dev.jsonl", ["data.limit=80", "train.eval_steps=1"], "accuracy"),
-    "chinese-ner": ("ner_ccfbdci/dev.jsonl", ["data.limit=60"], "entity_f1"),
+    "chinese-ner": ("ner_ccfbdci/dev.jsonl", ["data.limit=60", "encode.max_tokens=1024"], "entity_f1"),
     "receipts": ("extract_receipts/dev.jsonl", ["data.limit=24", "data.allow_dropped=1"], "field_f1"),
     "capybara-text": ("capybara/raw", [], ""),
     "capybara-chat": ("capybara/sft_train.json", [], ""),
@@ -64,5 +64,5 @@ def test_a_long_article_keeps_both_ends_its_options_and_its_label(tiny_qwen2: Pa
         assert "文本:开头" in told
         assert "结尾" in told
         assert ",类型选型:['Art', 'Space']<|im_end|>" in told
-        assert told.endswith("<|im_start|>assistant\n")
+        assert f"<|im_start|>assistant\n{trained}" in "".join(piece for piece, _ in row.pieces)
         assert trained in ("Art<|im_end|>", "Space<|im_end|>")

@@ -41,7 +41,7 @@ def stages(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
         folder,
         "text",
         {
-            "task": {"kind": "text", "questions": ["小区垃圾", "the model"]},
+            "task": {"kind": "text", "questions": ["小区垃圾堆积成山，", "the model answers a question"]},
             "data": {"train": {"path": "documents"}, "split": none},
             "model": {"path": str(tiny_qwen2), "tuning": {"kind": "full"}},
             "evaluate": {"max_new_tokens": 60, "n_suspects": 0},
@@ -67,7 +67,10 @@ def read(path: Path) -> Any:
 def test_a_beginning_is_continued_to_the_documents_end_and_never_repeated(stages: tuple[Path, Path]) -> None:
     """The usual script shows the prompt and the answer together; and without an end of text the answer would run on."""
     said = {row["question"]: row["answer"] for row in read(stages[0] / "tuned" / "questions.json")}
-    assert said == {"小区垃圾": DOCUMENTS["a.txt"].removeprefix("小区垃圾"), "the model": DOCUMENTS["b.txt"].removeprefix("the model")}
+    assert said == {
+        "小区垃圾堆积成山，": "物业不接电话。电梯坏了三天。",
+        "the model answers a question": " about data. 停车难，路灯不亮。",
+    }
     before = {row["question"]: row["answer"] for row in read(stages[0] / "baseline" / "questions.json")}
     assert before.keys() == said.keys()
     assert before != said
