@@ -62,8 +62,8 @@ class OpenvinoEngine:
             choices = list(asked.choices) if asked.choices is not None else None
             rows.append({"index": prompt.index, "ids": prompt.token_ids, "json_schema": asked.json_schema, "choices": choices})
         lengths = {prompt.index: len(prompt.token_ids) for prompt in prompts}
-        self._send({"max_new_tokens": sampling.max_new_tokens, "rows": rows})
-        stops = set(self._renderer.stop_token_ids)
+        stops = list(self._renderer.stop_token_ids)
+        self._send({"max_new_tokens": sampling.max_new_tokens, "stops": stops, "rows": rows})
         for _ in rows:
             found = json.loads(self._receive())
             ids = found["ids"]

@@ -11,12 +11,13 @@ import sys
 from typing import Any
 
 
-def configured(genai: Any, base: Any, row: dict[str, Any], request: dict[str, Any]) -> Any:
-    """The generation config of a row."""
-    config = genai.GenerationConfig(base)
+def configured(genai: Any, row: dict[str, Any], request: dict[str, Any]) -> Any:
+    """The generation config of a row: greedy, ended by the run's own stop tokens."""
+    config = genai.GenerationConfig()
     config.max_new_tokens = request["max_new_tokens"]
     config.do_sample = False
-    config.ignore_eos = False
+    config.eos_token_id = request["stops"][0]
+    config.stop_token_ids = set(request["stops"])
     if row.get("json_schema") is not None:
         config.structured_output_config = genai.StructuredOutputConfig(json_schema=json.dumps(row["json_schema"]))
     elif row.get("choices") is not None:
@@ -40,7 +41,6 @@ def main(folder: str, batch_rows: str) -> None:
     # bfloat16 and the 8-bit cache are quicker where a CPU has them, but answer otherwise.
     precise = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
     pipeline = openvino_genai.ContinuousBatchingPipeline(folder, scheduler, "CPU", precise)
-    base = pipeline.get_config()
     answers.write("ready\n")
     answers.flush()
     for line in sys.stdin:
@@ -48,7 +48,7 @@ def main(folder: str, batch_rows: str) -> None:
         for start in range(0, len(request["rows"]), int(batch_rows)):
             rows = request["rows"][start : start + int(batch_rows)]
             prompts = [openvino.Tensor(np.array([row["ids"]], dtype=np.int64)) for row in rows]
-            results = pipeline.generate(prompts, [configured(openvino_genai, base, row, request) for row in rows])
+            results = pipeline.generate(prompts, [configured(openvino_genai, row, request) for row in rows])
             for row, result in zip(rows, results, strict=True):
                 answers.write(json.dumps({"index": row["index"], "ids": list(result.m_generation_ids[0])}) + "\n")
             answers.flush()
