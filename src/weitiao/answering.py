@@ -58,7 +58,7 @@ def window_of(spec: str) -> int:
     return spread.WINDOW if spec.partition(":")[0] == "ray" else WINDOW
 
 
-def embedded_engine(run: runs.Run, *, tuned: bool = True) -> tuple[Engine, LoadedModel, Renderer]:
+def embedded_engine(run: runs.Run, *, tuned: bool = True) -> tuple[infer.EmbeddedEngine, LoadedModel, Renderer]:
     """Load a run's model into this process.
 
     Args:
@@ -71,7 +71,8 @@ def embedded_engine(run: runs.Run, *, tuned: bool = True) -> tuple[Engine, Loade
     recipe, facts = run.recipe(), model.read_facts(run.path / "best")
     loaded = model.load_checkpoint(run.path / "best", device=recipe.model.device, adapter=tuned)
     renderer = chat.make_renderer(loaded.processor, Chat(**facts.chat), recipe.encode.keep)
-    return infer.make_engine(loaded, renderer, recipe.evaluate.batch_size, facts.max_prompt_tokens), loaded, renderer
+    engine = infer.make_engine(loaded, renderer, recipe.evaluate.batch_size, facts.max_prompt_tokens, hold=True)
+    return engine, loaded, renderer
 
 
 def task_of(run: runs.Run) -> tuple[Task, Recipe]:

@@ -99,7 +99,7 @@ def _measure(
     finished = evaluate.load_scores(run.path / name, task) if name == "baseline" else None
     if finished is not None:
         return finished
-    engine = infer.make_engine(answering, renderer, recipe.evaluate.batch_size, limit)
+    engine = infer.make_engine(answering, renderer, recipe.evaluate.batch_size, limit, hold=True)
     folder, section, seed = run.folder(name), recipe.evaluate, recipe.run.seed
     calibration = evaluate.calibrate(engine, task, samples.valid, folder, section, title=f"calibrating ({name})", seed=seed)
     identity = run.read("run")["hashes"]["weights"] if name == "baseline" else model.weights_hash(run.path / "best")

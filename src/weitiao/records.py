@@ -67,7 +67,7 @@ def search_suspects(
         samples: training rows.
         recipe: of the run; ``evaluate.n_suspects`` bounds the rows.
     """
-    engine = infer.make_engine(trained.model, renderer, recipe.evaluate.batch_size, limit)
+    engine = infer.make_engine(trained.model, renderer, recipe.evaluate.batch_size, limit, hold=True)
     path, seconds = run.path / "suspects.jsonl", max(SUSPECT_SECONDS, SUSPECT_SHARE * trained.seconds)
     search = evaluate.find_suspects(engine, task, samples, path, recipe.evaluate, seed=recipe.run.seed, max_seconds=seconds)
     run.update(suspects=asdict(search))

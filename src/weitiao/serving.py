@@ -7,7 +7,7 @@ from datetime import datetime
 from ipaddress import ip_address
 from pathlib import Path
 
-from weitiao import answering, data, infer, model, runs, serve
+from weitiao import answering, data, model, runs, serve
 from weitiao.errors import EngineError, RowError
 from weitiao.log import logger
 from weitiao.predict import calibrated
@@ -70,7 +70,7 @@ def load_served(path: Path, name: str | None = None) -> serve.Served:
         base=facts.base,
         created=int(datetime.fromisoformat(run.read("run")["started"]).timestamp()),
         engine=engine,
-        new_batch=lambda: infer.make_step_batch(loaded, renderer, recipe.evaluate.batch_size),
+        new_batch=engine.step_batch,
         max_prompt_tokens=facts.max_prompt_tokens,
         renderer=renderer,
         task=task,
