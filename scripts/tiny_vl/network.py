@@ -61,7 +61,7 @@ TEMPLATE = """\
 def build_tokenizer() -> Any:
     """A byte-level BPE that knows commands, brackets, the scenes' words and the two prompts.
 
-    It never saw a formula, so that letters next to each other stay letters.
+    It never saw a formula, so that most letters next to each other stay letters.
     """
     from tokenizers import AddedToken, pre_tokenizers, trainers
     from transformers import Qwen2Tokenizer

@@ -27,7 +27,7 @@ from weitiao.demo.typeset import lay_out
 
 PEAK_RATE = 1e-3
 BATCH, TOWER_BATCH = 16, 32
-TOWER_STEPS = 900
+TOWER_STEPS = 500
 """Steps at the start in which only the vision tower learns, with the helping head: as long as it sees nothing, there is nothing to say."""
 N_TERMS = {1: 200, 3: 500}
 HELP = 0.5

@@ -83,7 +83,7 @@ def test_a_revision_of_something_local_is_refused(tiny):
 def test_an_unknown_bundled_name_lists_the_known_ones():
     with pytest.raises(CommandError) as caught:
         resolve_weights("bundled:qwen")
-    assert caught.value.hint == "there are: bundled:qwen2.5-coder-0.5b-instruct, bundled:smollm2-135m-instruct"
+    assert caught.value.hint == "there are: bundled:qwen2.5-coder-0.5b-instruct, bundled:smollm2-135m-instruct, bundled:tiny-vl"
 
 
 def test_the_cache_lies_where_the_environment_says(monkeypatch, tmp_path):
@@ -220,8 +220,9 @@ def test_what_is_no_gguf_is_a_sentence(cache):
 
 @pytest.mark.usefixtures("cache")
 def test_bundled_models_are_listed_before_they_are_fetched():
-    models = [model for model in list_models() if model.kind == "bundled"]
-    assert [(model.name, model.path, model.size_bytes, model.licence, model.parameters) for model in models] == [
+    *fetched, shipped = [model for model in list_models() if model.kind == "bundled"]
+    assert (shipped.name, shipped.path.name, shipped.licence) == ("bundled:tiny-vl", "tiny-vl", "Apache-2.0")
+    assert [(model.name, model.path, model.size_bytes, model.licence, model.parameters) for model in fetched] == [
         ("bundled:qwen2.5-coder-0.5b-instruct", None, 477_610_024, "Apache-2.0", 494_032_768),
         ("bundled:smollm2-135m-instruct", None, 92_871_040, "Apache-2.0", 134_515_008),
     ]
@@ -236,7 +237,7 @@ def test_models_in_the_hub_caches_are_listed(tmp_path, tiny):
     scope.parent.mkdir(parents=True)
     scope.symlink_to(snapshot)
     code = "import json; from weitiao.model.weights import list_models as m\n"
-    code += "print(json.dumps([(i.name, i.kind, i.parameters) for i in m()][2:]))"
+    code += "print(json.dumps([(i.name, i.kind, i.parameters) for i in m()][3:]))"
     env = {**os.environ, "HF_HOME": str(tmp_path), "MODELSCOPE_CACHE": str(tmp_path / "ms"), "MODELSCOPE_HOME": str(tmp_path / "msh")}
     env.pop("HF_HUB_CACHE", None)
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
