@@ -1,9 +1,9 @@
 """LoRA steps of Qwen2-VL-2B's real widths (fewer layers, random weights), with and without the vision-feature store.
 
 python bench/vision_steps.py [--layers 2] [--tower-layers 2] [--steps 3] [--rows 4]
-Prints for each way, measured in a process of its own: processor seconds to fill the store, of a step over all rows, and of 1, 2 and 10
-epochs of them with the filling; tokens per second; resident memory before the steps and at its highest in them. Widths are the real ones: 1536 and 8960 in the language model, 1280
-and 5120 in the tower.
+Prints for each way, measured in a process of its own: processor seconds to fill the store, of a step over all rows, and of 1, 2 and
+10 epochs of them with the filling; tokens per second; resident memory before the steps and at its highest in them. Widths are the
+real ones: 1536 and 8960 in the language model, 1280 and 5120 in the tower.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The whole path on pictures with a tiny random Qwen2-VL: run, merged folder checked with pictures, report; and a bad picture on the way."""
+"""The whole path on pictures with a tiny random Qwen2-VL: run, merged folder checked with pictures, report; a bad picture is listed."""
 
 from __future__ import annotations
 
