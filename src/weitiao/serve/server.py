@@ -51,7 +51,14 @@ def open_socket(host: str, port: int) -> socket.socket:
 
 
 def address_of(listening: socket.socket) -> str:
-    """Where clients find a socket, as ``http://…``."""
+    """Where clients find a socket.
+
+    Args:
+        listening: a bound socket.
+
+    Returns:
+        ``http://HOST:PORT``.
+    """
     host, port = listening.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
