@@ -16,7 +16,7 @@ from weitiao.encode.store import have_pictures, row_beginning, row_lengths
 from weitiao.seams import IGNORED, EncodedRow
 
 MICRO_BATCH_TOKENS = 1024
-"""Tokens computed at once where the recipe does not say: matrix products run at full rate, and activations stay below the weights in size."""
+"""Tokens computed at once where the recipe does not say: matrix products run at full rate, activations stay below the weights in size."""
 LEAST_PREFIX = 8
 """A shared beginning shorter than this is not worth a packed layout of its own."""
 
