@@ -236,7 +236,9 @@ class QwenRenderer:
     # ---- shortening ---------------------------------------------------------------------------------------------------
 
     def _fitted(self, messages: Sequence[Message], max_tokens: int | None, *, answered: bool) -> Rendered:
-        pieces, pictures = self._pieces(messages, answer_follows=not answered), self._pictures(messages)
+        # First, as a text model's template knows nothing of images and says so in its own words.
+        pictures = self._pictures(messages)
+        pieces = self._pieces(messages, answer_follows=not answered)
         length = self._n_prompt_tokens(pieces, pictures, answered=answered)
         if max_tokens is None or length <= max_tokens:
             return self._tokens(pieces, 0, pictures)
