@@ -145,8 +145,8 @@ killed = []
 def kill_a_worker():
     while not killed:
         time.sleep(0.05)
-        for process in psutil.process_iter(["cmdline"]):
-            if any("ray::" in word and "MapWorker" in word for word in process.info["cmdline"] or ()) and answered:
+        for process in psutil.Process().children(recursive=True):
+            if answered and (process.cmdline() or [""])[0].startswith("ray::MapWorker"):
                 process.send_signal(signal.SIGKILL)
                 killed.append(process.pid)
                 return

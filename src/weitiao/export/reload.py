@@ -74,10 +74,13 @@ def read_gguf(file: Path, tokenizer_folder: str) -> tuple[Any, Any]:
     """
     from gguf import GGUFReader
 
+    said = {name: field.contents() for name, field in GGUFReader(file).fields.items()}
+    config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+    # transformers does not read the width of a head, and takes the family's usual one.
+    config.head_dim = said[f"{said['general.architecture']}.attention.key_length"]
     network = AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+        file.parent, config=config, gguf_file=file.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
     )
-    said = {name: field.contents() for name, field in GGUFReader(file).fields.items() if name.startswith("tokenizer.")}
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     listed = {token: index for index, token in enumerate(said["tokenizer.ggml.tokens"])}
     if any(listed.get(token) != index for token, index in tokenizer.get_vocab().items()):
