@@ -1,8 +1,8 @@
-"""Train the tiny vision model from nothing: ``python -m scripts.tiny_vl.train FOLDER --steps 4000 --ending 800``.
+"""Train the tiny vision model from nothing: ``python -m scripts.tiny_vl.train FOLDER --steps 7200 --ending 1200``.
 
 Killed and called again, it goes on where the last checkpoint stood. Over the last steps, the ending, the learning rate falls to nothing; an
 ending never changes the checkpoint, so that the same folder can be trained further with more ``--steps`` after the model was written.
-Two losses: the answer's tokens, and, only while training, which sign stands in which patch (a helping head on the vision tower that is
+Two losses: the answer's tokens, and, only while training, which sign stands in which patch (helping heads on the vision tower that are
 thrown away), without which a tower as small as this learns nothing for a long time.
 """
 
@@ -19,6 +19,7 @@ from typing import Any, TextIO
 
 import torch
 from scripts.tiny_vl.batches import Batch, Encoder
+from scripts.tiny_vl.card import write_card
 from scripts.tiny_vl.examples import N_CLASSES, Example, Terms, scene_example
 from scripts.tiny_vl.network import build_config, build_tokenizer, save
 
@@ -27,8 +28,8 @@ from weitiao.demo.typeset import lay_out
 
 PEAK_RATE = 1e-3
 BATCH, TOWER_BATCH = 16, 32
-TOWER_STEPS = 500
-"""Steps at the start in which only the vision tower learns, with the helping head: as long as it sees nothing, there is nothing to say."""
+TOWER_STEPS = 1200
+"""Steps at the start in which only the vision tower learns, with the helping heads: as long as it sees nothing, there is nothing to say."""
 N_TERMS = {1: 200, 3: 500}
 HELP = 0.5
 """Weight of the helping loss."""
@@ -51,10 +52,14 @@ def rate(step: int, ending: tuple[int, int] | None) -> float:
     return PEAK_RATE * min(1.0, (step + 1) / 60)
 
 
-def seen_marks(seen: Any, helper: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """The loss of the helping head per mark."""
-    logits = helper(seen.last_hidden_state)
-    return torch.nn.functional.binary_cross_entropy_with_logits(logits, batch.marks, reduction="sum") / batch.marks.sum()
+def seen_marks(seen: Any, helpers: torch.nn.ModuleList, batch: Batch) -> torch.Tensor:
+    """The loss of the helping heads per mark: one looks at patches, one at what the merger hands to the language model."""
+    losses = []
+    merged = batch.marks.view(-1, 4, N_CLASSES).amax(1)
+    for helper, features, marks in zip(helpers, (seen.last_hidden_state, seen.pooler_output), (batch.marks, merged), strict=True):
+        total = torch.nn.functional.binary_cross_entropy_with_logits(helper(features), marks, reduction="sum")
+        losses.append(total / marks.sum())
+    return sum(losses[1:], losses[0]) / len(losses)
 
 
 def said_answers(network: Any, seen: Any, batch: Batch) -> torch.Tensor:
@@ -124,9 +129,11 @@ class Training:
         self.encoder = Encoder(self.tokenizer)
         torch.manual_seed(0)
         self.network = Qwen2VLForConditionalGeneration(build_config(self.tokenizer)).train()
-        self.helper = torch.nn.Linear(self.network.config.vision_config.embed_dim, N_CLASSES)
-        torch.nn.init.constant_(self.helper.bias, -6.0)  # most signs are not in a patch
-        self.parts = torch.nn.ModuleList([self.network, self.helper])
+        widths = self.network.config.vision_config.embed_dim, self.network.config.text_config.hidden_size
+        self.helpers = torch.nn.ModuleList([torch.nn.Linear(width, N_CLASSES) for width in widths])
+        for helper in self.helpers:
+            torch.nn.init.constant_(helper.bias, -6.0)  # most signs are not in a patch
+        self.parts = torch.nn.ModuleList([self.network, self.helpers])
         matrices = [p for p in self.parts.parameters() if p.ndim > 1]
         others = [p for p in self.parts.parameters() if p.ndim <= 1]
         groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
@@ -160,7 +167,7 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate(self.step, ending)
         seen = self.network.model.visual(batch.pixels, grid_thw=batch.grids)
-        marks = seen_marks(seen, self.helper, batch)
+        marks = seen_marks(seen, self.helpers, batch)
         answer = said_answers(self.network, seen, batch) if self.step >= TOWER_STEPS else torch.zeros(())
         self.optimizer.zero_grad()
         (answer + HELP * marks).backward()
@@ -174,8 +181,8 @@ def main() -> None:
     """Train up to the wanted step, then write the model."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=4000, help="in all, earlier calls included")
-    parser.add_argument("--ending", type=int, default=800, help="of them, steps over which the learning rate falls to nothing")
+    parser.add_argument("--steps", type=int, default=7200, help="in all, earlier calls included")
+    parser.add_argument("--ending", type=int, default=1200, help="of them, steps over which the learning rate falls to nothing")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
@@ -186,6 +193,17 @@ def main() -> None:
         while training.step < arguments.steps:
             _train_some(training, terms, tests, ending, log)
     save(training.network, training.tokenizer, arguments.folder / "tiny-vl")
+    figures = {name: exact(training.network, training.encoder, examples) for name, examples in tests().items()}
+    towers = min(TOWER_STEPS, arguments.steps)
+    settings = {
+        "steps": arguments.steps,
+        "ending": arguments.ending,
+        "rate": PEAK_RATE,
+        "tower": towers,
+        "minutes": time.process_time() / 60,
+        "n_scenes_and_formulas": towers * TOWER_BATCH + (arguments.steps - towers) * BATCH,
+    }
+    write_card(arguments.folder / "tiny-vl", figures, settings)
 
 
 def _train_some(training: Training, terms: Terms, tests: Tests, ending: tuple[int, int], log: TextIO) -> None:
@@ -195,7 +213,7 @@ def _train_some(training: Training, terms: Terms, tests: Tests, ending: tuple[in
     answer, marks = (sum(values) / len(values) for values in zip(*results, strict=True))
     seconds = round(time.process_time())
     row: dict[str, Any] = {"step": training.step, "loss": round(answer, 4), "marks": round(marks, 4), "processor_seconds": seconds}
-    if (training.step // TEST_STEPS > before // TEST_STEPS and training.step > TOWER_STEPS) or training.step >= ending[1]:
+    if training.step // TEST_STEPS > before // TEST_STEPS and training.step > TOWER_STEPS:
         row |= {name: exact(training.network, training.encoder, examples) for name, examples in tests().items()}
     if training.step // SAVE_STEPS > before // SAVE_STEPS and not is_ending:
         training.keep()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from scripts.tiny_vl.batches import Encoder, patch_marks, patches
+from scripts.tiny_vl.card import write_card
 from scripts.tiny_vl.examples import Example, scene_example
 from scripts.tiny_vl.network import build_config, build_tokenizer, save
 from scripts.tiny_vl.train import exact, rate, said_answers
@@ -92,3 +93,12 @@ def test_the_folder_is_read_by_the_package_and_is_small(network: Any, tokenizer:
 def test_the_rate_warms_up_stays_and_falls_to_nothing() -> None:
     assert rate(0, None) < rate(30, None) < rate(60, None) == rate(5000, None)
     assert [rate(step, (100, 200)) / rate(60, None) for step in (100, 150, 200)] == [1.0, 0.5, 0.0]
+
+
+def test_the_card_holds_the_figures(tmp_path: Any) -> None:
+    settings = {"steps": 7200, "ending": 1200, "rate": 1e-3, "tower": 1200, "minutes": 61.2, "n_scenes_and_formulas": 134_400}
+    write_card(tmp_path, {"formulas 1": 0.875, "scenes": 1.0}, settings)
+    card = (tmp_path / "README.md").read_text("utf-8")
+    assert "| formulas 1 | 88 % |\n| scenes | 100 % |" in card
+    assert "134,400 pictures, each seen once, in 61 minutes of one core" in card
+    assert "--steps 7200 --ending 1200" in card

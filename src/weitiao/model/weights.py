@@ -50,7 +50,7 @@ def resolve_weights(path: str, revision: str | None = None) -> Path:
     if revision is not None and is_local:
         raise CommandError("only models of a hub have revisions", where=path, hint="leave out model.revision")
     if path.startswith(PREFIX):
-        return resolve_bundled(path.removeprefix(PREFIX))
+        return _checked(resolve_bundled(path.removeprefix(PREFIX)), path)
     if place.is_file() and place.suffix.lower() == ".gguf":
         return resolve_gguf(place)
     if (place / "best").is_dir():
