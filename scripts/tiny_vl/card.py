@@ -32,8 +32,9 @@ without noise or turn; and scenes of one or two coloured shapes with a sentence 
 
     python -m scripts.tiny_vl.train FOLDER --steps {steps} --ending {ending}
 
-{n_scenes_and_formulas:,} pictures, each seen once, in {minutes:.0f} minutes of one core (the last call alone, where it was called several times).
-AdamW, learning rate {rate}, falling to nothing over the last {ending} steps; the first {tower} steps train the vision tower alone.
+{n_scenes_and_formulas:,} pictures, each seen once, in {minutes:.0f} minutes of one core
+(the last call alone, where it was called several times). AdamW, learning rate {rate}, falling to nothing over the last {ending}
+steps; the first {tower} steps train the vision tower alone.
 
 ## How good it is
 

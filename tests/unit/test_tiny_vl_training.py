@@ -27,6 +27,7 @@ def network(tokenizer: Any) -> Any:
 
     config = build_config(tokenizer)
     config.text_config.num_hidden_layers, config.vision_config.depth = 1, 1
+    config.text_config.layer_types = config.text_config.layer_types[:1]
     torch.manual_seed(0)
     return Qwen2VLForConditionalGeneration(config).eval()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,7 @@ def write_scenes(folder: Path, n: int = 400, seed: int = 0) -> Path:
     return _write_table(folder, rows)
 
 
-def _write_table(folder: Path, rows: list[dict[str, object]]) -> Path:
+def _write_table(folder: Path, rows: Sequence[Mapping[str, object]]) -> Path:
     table = folder / TABLE
     table.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     return table

@@ -107,9 +107,9 @@ def draw(layout: Layout, size: float, margin: int = 4) -> Drawing:
         x, y = round(sign.x * size) + left, round(sign.y * size) - top
         boxes.append((x, y, x + stamp.shape[1], y + stamp.shape[0]))
     lines = []
-    for x, y, w, h in layout.bars:
-        top = round(y * size)
-        lines.append((round(x * size), top, round((x + w) * size), top + max(1, round(h * size))))
+    for start, above, width, height in layout.bars:
+        line_top = round(above * size)
+        lines.append((round(start * size), line_top, round((start + width) * size), line_top + max(1, round(height * size))))
     spans = np.array([*boxes, *lines] or [(0, 0, 1, 1)])
     x0, y0 = spans[:, 0].min() - margin, spans[:, 1].min() - margin
     ink = np.zeros((spans[:, 3].max() + margin - y0, spans[:, 2].max() + margin - x0), np.uint8)
