@@ -138,7 +138,7 @@ def _derived(outlined: LoadedModel, n_trainable: int, device: torch.device) -> f
     embedding = network.get_input_embeddings().weight.numel()
     matrices = sum(parameter.numel() for parameter in network.parameters() if parameter.dim() > 1) - embedding
     all_trained = n_trainable > 0.5 * matrices
-    return (6 if all_trained else 4) * matrices / (SHARE_OF_RATE * matrix_rate(outlined.dtype, device))
+    return float((6 if all_trained else 4) * matrices) / (SHARE_OF_RATE * matrix_rate(outlined.dtype, device))
 
 
 def matrix_rate(dtype: torch.dtype, device: torch.device, seconds: float = 0.5) -> float:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from weitiao import pipeline, runs, tasks
 from weitiao.errors import CommandError, TrainingError
@@ -133,7 +134,7 @@ def _train(path: Path, name: str, overrides: tuple[str, ...], recipe: Recipe, mo
     return Trial(name, overrides, None if failure else training.get("best_metric"), training.get("best_step"), seconds, failure)
 
 
-def _facts(path: Path) -> Mapping[str, object] | dict[str, dict[str, float]]:
+def _facts(path: Path) -> Mapping[str, Any]:
     try:
         return dict(runs.read_run(path).read("run"))
     except CommandError:

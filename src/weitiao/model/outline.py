@@ -44,7 +44,9 @@ def outline(section: Model) -> LoadedModel:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=section.trust_remote_code)
         loader = AutoModelForImageTextToText if is_vision(folder) else AutoModelForCausalLM
         with torch.device("meta"):
-            network = loader.from_config(config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=section.trust_remote_code)
+            network = loader.from_config(  # type: ignore[no-untyped-call]
+                config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=section.trust_remote_code
+            )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"the configuration cannot be read: {error}", where=str(folder)) from error
     network.tie_weights()
