@@ -13,12 +13,24 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_schema_conformance,
+    status_code_conformance,
+)
 
 from tests.serve.servers import Server
 
 pytestmark = pytest.mark.timeout(600)
-CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    negative_data_rejection,
+]
+"""The last one says whether a body that breaks the schema was refused, leaving out those that JSON makes valid again."""
 PAGE = Path(__file__).parents[2] / "docs" / "serve.md"
 
 
@@ -36,8 +48,7 @@ def test_whatever_the_schema_allows_or_not_is_answered_as_it_says(server: Server
     @given(case=operation.as_strategy(generation_mode=mode))
     @settings(max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     def answered(case: Any) -> None:
-        response = case.call_and_validate(checks=CHECKS, timeout=60)
-        assert mode is GenerationMode.POSITIVE or response.status_code in range(400, 500)
+        case.call_and_validate(checks=CHECKS, timeout=60)
 
     answered()
 

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from weitiao.chat import make_renderer
 from weitiao.infer.constrain import Grammars
+from weitiao.recipe.sections import Chat
 from weitiao.recipe.tasks import Classification, Ner
 from weitiao.seams import Answer, Entity, Record
 from weitiao.tasks import make_task
@@ -28,13 +30,13 @@ def allows(task, record, answer):
 
 @pytest.mark.parametrize(("task", "record"), [(NER, TYPED), (NER, EMPTY), (MANY, TWO), (MANY, NONE)])
 def test_trained_answers_can_be_decoded(tiny_tokenizer, task, record):
-    grammars = Grammars(tiny_tokenizer, len(tiny_tokenizer), [tiny_tokenizer.convert_tokens_to_ids("<|im_end|>")])
+    grammars = Grammars(tiny_tokenizer, len(tiny_tokenizer), make_renderer(tiny_tokenizer, Chat(), "head"))
     sample = task.make_sample(record)
-    matcher = grammars.matcher(task.constraint(sample), "f:1")
+    matcher = grammars.matcher(task.constraint(sample), "f:1", 256)
     for token in tiny_tokenizer.encode(sample.messages[-1].text, add_special_tokens=False):
-        assert matcher.allowed(len(tiny_tokenizer))[token]
-        matcher.take(token, "f:1")
-    assert matcher.is_complete() or matcher.allowed(len(tiny_tokenizer))[tiny_tokenizer.eos_token_id]
+        assert matcher.allowed()[token]
+        assert matcher.take(token)
+    assert matcher.is_complete() or matcher.allowed()[tiny_tokenizer.eos_token_id]
 
 
 @pytest.mark.parametrize(

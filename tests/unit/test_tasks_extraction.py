@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from weitiao.chat import make_renderer
 from weitiao.errors import RecipeError, RowError
 from weitiao.infer.constrain import Grammars
+from weitiao.recipe.sections import Chat
 from weitiao.recipe.tasks import Extraction, FieldSpec
 from weitiao.seams import Answer, Message, Part, Record, text_message
 from weitiao.tasks import make_task
@@ -163,7 +165,7 @@ def test_trained_answers_fit_the_schema_and_others_do_not():
 
 
 def test_decoding_under_the_constraint_can_produce_the_trained_answers(tiny_tokenizer):
-    grammars = Grammars(tiny_tokenizer, len(tiny_tokenizer), [tiny_tokenizer.convert_tokens_to_ids("<|im_end|>")])
+    grammars = Grammars(tiny_tokenizer, len(tiny_tokenizer), make_renderer(tiny_tokenizer, Chat(), "head"))
     fields = {"name": FieldSpec(), "total": FieldSpec(type="number", optional=True), "day": FieldSpec(type="date"),
               "kind": FieldSpec(type="enum", values=["a", "现金"]), "tags": FieldSpec(type="list", optional=True)}  # fmt: skip
     it = task(fields)
@@ -172,9 +174,9 @@ def test_decoding_under_the_constraint_can_produce_the_trained_answers(tiny_toke
         {"day": "19 APR 2018", "kind": "a"},
     ):
         sample = it.make_sample(record(answer=json.dumps(answer)))
-        matcher = grammars.matcher(it.constraint(sample), "f:1")
+        matcher = grammars.matcher(it.constraint(sample), "f:1", 256)
         for token in tiny_tokenizer.encode(f"{sample.messages[-1].text}<|im_end|>", add_special_tokens=False):
-            matcher.take(token, "f:1")
+            assert matcher.take(token)
         assert matcher.is_complete()
 
 

@@ -238,7 +238,7 @@ def test_a_gguf_file_answers_as_the_run_and_says_what_it_is(family_run: Path, dt
     (artifact,) = export_checkpoint(family_run / "best", [GgufExport(dtype=dtype)], family_run, SAMPLES[:4])
     file = artifact.path / f"run-{dtype}.gguf"
     assert artifact.check["n_prompts"] == 4
-    assert 0 < artifact.check["logit_difference"] <= {"f16": 1e-2, "q8_0": 1e-1}[dtype] == artifact.check["tolerance"]
+    assert 0 < artifact.check["logit_difference"] <= {"f16": 1e-2, "q8_0": 2e-1}[dtype] == artifact.check["tolerance"]
     tokenizer = AutoTokenizer.from_pretrained(family_run / "best")
     said = read_metadata(file)
     assert said["general.architecture"] == tokenizer_family(tokenizer)
@@ -262,7 +262,7 @@ def test_a_gguf_file_of_other_weights_fails_its_check(lora_run: Path) -> None:
     write_gguf(base.network, base.processor, facts, "f16", wrong)
     with pytest.raises(ExportError, match="the exported chat template gives other tokens"):
         compare(expected, answer_there(wrong, prompts, lora_run / "best"), "f16", wrong, prompts)
-    write_gguf(base.network, base.processor, replace(facts, chat_template=tuned.processor.chat_template), "f16", wrong)
+    write_gguf(base.network, base.processor, replace(facts, chat_template=chat_template(tuned.processor, False)), "f16", wrong)
     with pytest.raises(ExportError, match="answer otherwise than the trained model"):
         compare(expected, answer_there(wrong, prompts, lora_run / "best"), "f16", wrong, prompts)
 
