@@ -6,6 +6,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 BIN := .venv/bin
+USED := .venv/.installed-weitiao
 STAMP := .venv/.installed
 CODE := src tests docs
 WORKERS ?= 2
@@ -17,20 +18,25 @@ help:  ## say what there is to make
 
 env: $(STAMP)  ## make .venv and install weitiao with its tools (first time: some minutes)
 
-$(STAMP): pyproject.toml constraints.txt
+$(USED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	  || { echo "make: weitiao needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo missing). Name another one: make env PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 	  || { echo "make: this Python has no venv module; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
-	@echo "make: installing weitiao and its tools into .venv (some minutes the first time)"
+	@echo "make: installing weitiao into .venv (a minute or two the first time)"
 	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e .
+	@touch $(USED)
+
+$(STAMP): $(USED)
+	@echo "make: installing the tools of tests and checks (some minutes the first time)"
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
 
-demo: env  ## run the whole path on made-up data: fetches 491 MB of weights, trains, compares (20 minutes on 2 cores in float32)
+demo: $(USED)  ## run the whole path on made-up data: fetches 491 MB of weights, trains, compares (20 minutes on 2 cores in float32)
 	$(BIN)/weitiao demo
 
-test: env  ## run the tests (a few minutes; no network, no GPU)
+test: env  ## run the tests (some 15 minutes; no network, no GPU)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not real and not engines and not load and not torchvision"
 
 test-real: env  ## run the tests that need the bundled 0.5B model (fetches it once)
