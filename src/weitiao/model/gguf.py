@@ -75,6 +75,9 @@ def convert_gguf(file: Path, folder: Path, name: str) -> None:
     Raises:
         ModelError: the file is damaged, or of a family that ``transformers`` cannot read from GGUF.
     """
+    from transformers.utils import logging as library_logging
+
+    library_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # ours says how far the conversion is
     with progress(f"converting {name}", 3, "steps") as advance:
         try:
             split = _split_name(file)
