@@ -1,11 +1,23 @@
 """Fixtures for every test: tiny models as folders on disk. For variants of them call ``tests.tiny.build_tiny``."""
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.tiny import build_tiny, build_tiny_vision, build_tokenizer
+
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+"""Chromium as root, asking nobody for anything."""
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +48,16 @@ def tiny_qwen2_vl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_tokenizer() -> Any:
     """The tiny Qwen3 tokenizer, without a model."""
     return build_tokenizer("qwen3")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium; tests that need it are skipped where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+    if chromium is None:
+        pytest.skip("no chromium on this machine; on Debian: apt-get install chromium")
+    with playwright.sync_playwright() as running:
+        opened = running.chromium.launch(executable_path=chromium, args=QUIET)
+        yield opened
+        opened.close()

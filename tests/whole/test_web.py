@@ -1,8 +1,6 @@
 """The page in a real browser: typing, uploading, reading both answers; and that it asks nothing of any other machine."""
 
 import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,37 +58,15 @@ def test_the_base_answers_without_the_adapter(tmp_path: Path) -> None:
     opened = runs.read_run(run)
     base, tuned, is_vision = both_models(opened, *answering.task_of(opened))
     (alone, _, _), (whole, _, _) = (answering.embedded_engine(opened, tuned=tuned) for tuned in (False, True))
+    other_base, other_tuned, _ = both_models(opened, *answering.task_of(opened))
     for text in sentences(3):
         sample = answering.task_of(opened)[0].make_sample(Record("typed", "typed", text))
         expected = [dict(engine.generate([sample], Sampling(12)))[0].text for engine in (alone, whole)]
         assert [base(text, None).answer, tuned(text, None).answer, base(text, None).answer] == [*expected, expected[0]]
+        assert [other_tuned(text, None).answer, other_base(text, None).answer] == [expected[1], expected[0]]
         assert expected[0] != expected[1]
     assert not is_vision
     assert base("", None).problem
-
-
-QUIET = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-    if chromium is None:
-        pytest.skip("no chromium on this machine; on Debian: apt-get install chromium")
-    with playwright.sync_playwright() as running:
-        opened = running.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
-        yield opened
-        opened.close()
 
 
 def visit(browser: Any, address: str) -> tuple[Any, list[str], list[str]]:

@@ -58,13 +58,13 @@ def make_engine(
     grammars = Grammars(tokenizer, network.get_output_embeddings().weight.shape[0], renderer)
     vision = model.vision or make_vision(network, renderer)
 
-    def open_reader() -> Reader:
-        return (
-            PackedReader(network, model.dtype) if packed and can_pack(network, model.dtype) else PlainReader(network, model.dtype, vision)
-        )
+    def new_reader(packs: bool) -> Reader:
+        return PackedReader(network, model.dtype) if packs else PlainReader(network, model.dtype, vision)
 
+    reader = cache(new_reader) if hold else new_reader
     return EmbeddedEngine(
-        cache(open_reader) if hold else open_reader,
+        # Asked at each call: an adapter that is switched off cannot be packed, and must not be answered for by a copy that holds it.
+        lambda: reader(packed and can_pack(network, model.dtype)),
         renderer,
         grammars,
         vision,
