@@ -81,6 +81,17 @@ def task_of(run: runs.Run) -> tuple[Task, Recipe]:
     return tasks.make_task(recipe.task, recipe.data.system), recipe
 
 
+def candidates_of(run: runs.Run) -> tuple[str, ...]:
+    """Labels or entity types of a run's training rows, for rows that name none."""
+    return tuple(run.read("data")["statistics"].get("candidates", ()))
+
+
+def temperature_of(run: runs.Run, name: str = "tuned") -> float:
+    """Of label probabilities, as validation rows chose it for ``baseline`` or ``tuned``; 1 where nothing was calibrated."""
+    is_there = (run.path / name / "calibration.json").exists()
+    return float(run.read(f"{name}/calibration")["temperature"]) if is_there else 1.0
+
+
 def _embedded(run: runs.Run, argument: str) -> Iterator[Engine]:
     if argument:
         raise CommandError("the embedded engine takes no argument", where="--engine", hint="write --engine embedded")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from weitiao import hubs
+from weitiao import hubs, runs
 from weitiao.model import pick_device, pick_dtype
 
 SHAPE = (1024, 896, 4864)
@@ -64,8 +63,8 @@ def diagnose(*, ask_hub: bool = False) -> Diagnosis:
     memory = psutil.virtual_memory()
     all_threads, one_thread = gemm_gflops(device, dtype, threads), gemm_gflops(device, dtype, 1)
     facts = Diagnosis(
-        processor=_processor(),
-        cores=_cores(),
+        processor=runs.processor_name(),
+        cores=runs.usable_processors(),
         threads=threads,
         instructions=_instructions(),
         device=device.type,
@@ -140,24 +139,10 @@ def gemm_gflops(device: torch.device, dtype: torch.dtype, threads: int, seconds:
     return 2 * n_tokens * n_in * n_out / best / 1e9
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _cpu_facts() -> dict[str, str]:
-    path = Path("/proc/cpuinfo")
-    pairs = (line.split(":", 1) for line in path.read_text(encoding="utf-8").split("\n") if ":" in line) if path.exists() else ()
-    return {name.strip(): value.strip() for name, value in pairs}
-
-
-def _processor() -> str:
-    facts = _cpu_facts()
-    return facts.get("model name") or platform.processor() or platform.machine()
-
-
 def _instructions() -> tuple[str, ...]:
-    facts = _cpu_facts()
-    flags = set((facts.get("flags") or facts.get("Features") or "").split())
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+    flags = {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.partition(":")[2].split()}
     return tuple(name for flag, name in INSTRUCTIONS.items() if flag in flags)
 
 

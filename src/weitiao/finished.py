@@ -70,7 +70,7 @@ def evaluate_run(path: Path, other: Path | None = None, baseline: bool = False) 
     engine, task, recipe = _tuned_engine(run, tuned=not baseline)
     rows: Sequence[Sample]
     if other is not None:
-        rows = data.load_file(other, recipe.data, task, candidates=_candidates(run))
+        rows = data.load_file(other, recipe.data, task, candidates=answering.candidates_of(run))
     else:
         rows = data.load_samples(recipe.data, task, recipe.run.seed).test
     if not rows:
@@ -95,8 +95,6 @@ def predict_run(
     """
     run = runs.read_run(path)
     task, recipe = answering.task_of(run)
-    calibration = run.path / "tuned" / "calibration.json"
-    temperature = float(run.read("tuned/calibration")["temperature"]) if calibration.exists() else 1.0
     with answering.open_engine(run, engine) as opened:
         return predict_file(
             opened,
@@ -104,8 +102,8 @@ def predict_run(
             recipe,
             source,
             output,
-            _candidates(run),
-            temperature=temperature,
+            answering.candidates_of(run),
+            temperature=answering.temperature_of(run),
             min_confidence=min_confidence,
             window=answering.window_of(engine),
         )
@@ -166,11 +164,6 @@ def report_run(path: Path) -> Path:
         The page.
     """
     return report.write_report(runs.read_run(path).path)
-
-
-def _candidates(run: runs.Run) -> tuple[str, ...]:
-    """Labels of the training rows, for rows that name none."""
-    return tuple(run.read("data")["statistics"].get("candidates", ()))
 
 
 def _tuned_engine(run: runs.Run, *, tuned: bool = True) -> tuple[Engine, Task, Recipe]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 
 from weitiao import chat, data, encode, model, pipeline, tasks, train
+from weitiao.doctor import gemm_gflops
 from weitiao.recipe import Recipe
 from weitiao.recipe.sections import Train
 from weitiao.seams import LoadedModel, Steps
@@ -137,25 +137,6 @@ def _derived(outlined: LoadedModel, n_trainable: int, device: torch.device) -> f
     network = outlined.network
     embedding = network.get_input_embeddings().weight.numel()
     matrices = sum(parameter.numel() for parameter in network.parameters() if parameter.dim() > 1) - embedding
-    all_trained = n_trainable > 0.5 * matrices
-    return float((6 if all_trained else 4) * matrices) / (SHARE_OF_RATE * matrix_rate(outlined.dtype, device))
-
-
-def matrix_rate(dtype: torch.dtype, device: torch.device, seconds: float = 0.5) -> float:
-    """Operations per second of plain matrix products, as this machine does them at this moment.
-
-    Args:
-        dtype: of the factors.
-        device: where they are multiplied.
-        seconds: how long is measured.
-
-    Returns:
-        FLOP/s, the best of what was seen.
-    """
-    left, right = (torch.randn(1024, 1024, dtype=dtype, device=device) for _ in range(2))
-    best, until = 0.0, time.monotonic() + seconds
-    while time.monotonic() < until:
-        started = time.perf_counter()
-        (left @ right)[0, 0].item()  # reading a number waits for the device
-        best = max(best, 2 * 1024**3 / (time.perf_counter() - started))
-    return best
+    n_flop = (6 if n_trainable > 0.5 * matrices else 4) * matrices
+    gflops = SHARE_OF_RATE * gemm_gflops(device, outlined.dtype, torch.get_num_threads(), seconds=0.5)
+    return float(n_flop / (1e9 * gflops))

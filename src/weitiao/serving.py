@@ -63,8 +63,7 @@ def load_served(path: Path, name: str | None = None) -> serve.Served:
     engine, loaded, renderer = answering.embedded_engine(run)
     task, recipe = answering.task_of(run)
     facts = model.read_facts(run.path / "best")
-    candidates = tuple(run.read("data")["statistics"].get("candidates", ()))
-    temperature = float(run.read("tuned/calibration")["temperature"]) if (run.path / "tuned" / "calibration.json").exists() else 1.0
+    candidates, temperature = answering.candidates_of(run), answering.temperature_of(run)
     return serve.Served(
         name=name or run.path.name,
         base=facts.base,

@@ -15,7 +15,8 @@ from weitiao.log import logger
 from weitiao.recipe import Recipe, load_recipe
 from weitiao.seams import RunSummary
 
-SUMMARY = "sweep.json"
+SUMMARY = "sweep"
+"""Name of the JSON file in the sweep's folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +111,12 @@ def run_sweep(recipe_path: Path, overrides: Sequence[str], path: Path, mode: run
     for name, trial, recipe in zip(names, wanted, recipes, strict=True):
         logger.info("%s of %d: %s", name, len(wanted), " ".join(trial))
         trials.append(_train(path / name, name, trial, recipe, mode))
-    metric = recipes[0].evaluate.select_by or tasks.make_task(recipes[0].task, recipes[0].data.system).default_metric
-    winner = _best(trials, recipes[0], path)
+    task = tasks.make_task(recipes[0].task, recipes[0].data.system)
+    metric = recipes[0].evaluate.select_by or task.default_metric
+    winner = _best(trials, path, lower_is_better=metric in task.lower_is_better)
     run = pipeline.run_recipe(recipes[names.index(winner)], path / winner, "resume")
     summary = SweepSummary(path, metric, tuple(trials), winner, run)
-    runs.Run(path).save(SUMMARY.removesuffix(".json"), {name: getattr(summary, name) for name in ("metric", "trials", "winner")})
+    runs.Run(path).save(SUMMARY, {name: getattr(summary, name) for name in ("metric", "trials", "winner")})
     return summary
 
 
@@ -141,11 +143,9 @@ def _facts(path: Path) -> Mapping[str, Any]:
         return {}
 
 
-def _best(trials: Sequence[Trial], recipe: Recipe, path: Path) -> str:
-    task = tasks.make_task(recipe.task, recipe.data.system)
-    sign = -1 if (recipe.evaluate.select_by or task.default_metric) in task.lower_is_better else 1
-    judged = [trial for trial in trials if trial.value is not None]
+def _best(trials: Sequence[Trial], path: Path, *, lower_is_better: bool) -> str:
+    judged = [(trial.value, trial.name) for trial in trials if trial.value is not None]
     if not judged:
         hint = trials[0].failure or "validation rows are needed: data.split.valid, or data.valid"
         raise TrainingError("no trial has a score on validation rows", where=str(path), hint=hint)
-    return max(judged, key=lambda trial: sign * float(trial.value or 0.0)).name
+    return (min if lower_is_better else max)(judged, key=lambda pair: pair[0])[1]

@@ -51,11 +51,11 @@ def both_models(run: runs.Run, task: Task, recipe: Recipe) -> tuple[web.Answerin
     is_adapter = hasattr(loaded.network, "disable_adapter")
     base_engine = engine if is_adapter else answering.embedded_engine(run, tuned=False)[0]
     without: Callable[[], AbstractContextManager[None]] = loaded.network.disable_adapter if is_adapter else nullcontext
-    candidates = tuple(run.read("data")["statistics"].get("candidates", ()))
+    candidates = answering.candidates_of(run)
     lock = threading.Lock()
 
     def answerer(name: str, engine: Engine, around: Callable[[], AbstractContextManager[None]]) -> web.Answering:
-        temperature = _temperature(run, name)
+        temperature = answering.temperature_of(run, name)
 
         def answer(text: str, image: Path | None) -> web.Shown:
             record = Record("typed", "typed", text, candidates=candidates, images=(image,) if image else ())
@@ -78,8 +78,3 @@ def _answered(engine: Engine, task: Task, recipe: Recipe, record: Record, temper
     probabilities = calibrated(answer.label_probabilities, temperature) if answer.label_probabilities else None
     seconds = time.perf_counter() - started
     return web.Shown(answer.text, prediction.value, prediction.is_valid, seconds, probabilities, prediction.flags)
-
-
-def _temperature(run: runs.Run, name: str) -> float:
-    is_there = (run.path / name / "calibration.json").exists()
-    return float(run.read(f"{name}/calibration")["temperature"]) if is_there else 1.0

@@ -44,7 +44,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "serving": ANY,
     "sweep": {"pipeline", "runs", "tasks"},
     "planning": ANY,
-    "doctor": {"model"},
+    "doctor": {"model", "runs"},
     "cli": ANY,
 }
 """Besides ``EVERYBODY``; files of the package itself count as rooms of one file."""

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from tests.command import WEITIAO, weitiao
 
 from weitiao.demo import write_complaints
 
 N_ROWS = 60
-WEITIAO = str(Path(sys.executable).with_name("weitiao"))
-
-
-def weitiao(*words: str | Path, given: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([WEITIAO, *map(str, words)], input=given, capture_output=True, text=True, check=False, timeout=250)
-    if check:
-        assert done.returncode == 0, done.stderr
-    return done
 
 
 def recipe(folder: Path, base: Path, **train: Any) -> Path:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import yaml
+from tests.command import weitiao
 
 from weitiao import model
 from weitiao.demo import write_complaints
 from weitiao.errors import RecipeError
 from weitiao.recipe.sections import FullTuning, LoraTuning, Model
-
-WEITIAO = str(Path(sys.executable).with_name("weitiao"))
 
 
 @pytest.fixture
@@ -36,9 +33,7 @@ def recipe(tiny_qwen3: Path, tmp_path: Path) -> Path:
 
 
 def plan(*words: str | Path) -> dict[str, Any]:
-    done = subprocess.run([WEITIAO, "plan", *map(str, words), "--json"], capture_output=True, text=True, check=False, timeout=250)
-    assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout))
+    return dict(json.loads(weitiao("plan", *words, "--json").stdout))
 
 
 def test_a_plan_counts_what_will_be_trained(recipe: Path) -> None:

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from tests.command import weitiao
 
 from weitiao.demo import write_complaints
 from weitiao.errors import CommandError
 from weitiao.sweep import trials_of
-
-WEITIAO = str(Path(sys.executable).with_name("weitiao"))
-
-
-def weitiao(*words: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([WEITIAO, *map(str, words)], capture_output=True, text=True, check=False, timeout=250)
-    assert done.returncode == code, done.stderr
-    return done
 
 
 def read(path: Path) -> Any:

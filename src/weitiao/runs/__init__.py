@@ -4,8 +4,9 @@ Opening (new, resume, replace) is in ``open.py``, what can be done with an open 
 ``values.py``. Knows nothing of what the stages write: they hand over values, or take a folder of their own.
 """
 
+from weitiao.runs.facts import processor_name, usable_processors
 from weitiao.runs.folder import Mode, Run, settings
 from weitiao.runs.open import forget, open_run, read_run
 from weitiao.runs.values import jsonable, no_space_left
 
-__all__ = ["Mode", "Run", "forget", "jsonable", "no_space_left", "open_run", "read_run", "settings"]
+__all__ = ["Mode", "Run", "forget", "jsonable", "no_space_left", "open_run", "processor_name", "read_run", "settings", "usable_processors"]

@@ -67,7 +67,11 @@ def library_versions() -> dict[str, str]:
 
 
 def processor_name() -> str:
-    """The processor's name as the system gives it, or the architecture."""
+    """What this machine computes with.
+
+    Returns:
+        The processor's name as the system gives it, or the architecture.
+    """
     cpuinfo = Path("/proc/cpuinfo")
     if sys.platform == "linux" and cpuinfo.exists():
         for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -77,5 +81,9 @@ def processor_name() -> str:
 
 
 def usable_processors() -> int:
-    """Processors that this process may use."""
+    """How many processors this process may use.
+
+    Returns:
+        At least 1.
+    """
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
