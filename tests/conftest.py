@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.tiny import build_tiny, build_tiny_vision, build_tokenizer
 
@@ -18,6 +19,12 @@ QUIET = [
     "--no-first-run",
 ]
 """Chromium as root, asking nobody for anything."""
+
+
+@pytest.fixture(autouse=True)
+def same_numbers() -> None:
+    """Random weights and inputs that no test seeds itself: the same on every machine and in any order of tests."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
