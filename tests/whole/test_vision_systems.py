@@ -127,6 +127,20 @@ def test_adapter_and_merged_weights_answer_alike_in_a_fresh_process(caption_run:
     assert seen["merged"].strip() == first["answer"].strip()
 
 
+def test_what_the_run_did_with_pictures_travels_with_its_weights(ocr_run: Path, caption_run: Path) -> None:
+    def limits(run: Path) -> list[int]:
+        size = json.loads((run / "merged" / "preprocessor_config.json").read_text("utf-8"))["size"]
+        return [size["shortest_edge"], size["longest_edge"]]
+
+    assert limits(ocr_run) == [3136, 589824]
+    assert limits(caption_run) == [84 * 84, 84 * 84]
+    card = (ocr_run / "merged" / "README.md").read_text("utf-8")
+    assert "pipeline_tag: image-text-to-text" in card
+    assert "proportions kept, 3136 to 589824 pixels, transparent parts over white" in card
+    assert "AutoModelForImageTextToText" in card
+    assert "brought to 84 x 84 pixels" in (caption_run / "merged" / "README.md").read_text("utf-8")
+
+
 # ---- inputs -----------------------------------------------------------------------------------------------------------
 
 

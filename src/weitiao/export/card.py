@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.model import CheckpointFacts, list_models, read_facts
+from weitiao.recipe.sections import Images
 
 USES: dict[str, str] = {
     "classification": "Sorting texts like those of its training rows into the labels it was trained on.",
@@ -87,7 +88,7 @@ def _front_matter(facts: CheckpointFacts, kind: str, licence: str | None) -> str
         f"license: {licence or 'other'}",
         *([f"base_model: {base}", f"base_model_relation: {'adapter' if kind == 'adapter' else 'finetune'}"] if "/" in base else []),
         f"library_name: {LIBRARIES[kind]}",
-        "pipeline_tag: text-generation",
+        f"pipeline_tag: {'image-text-to-text' if facts.is_vision else 'text-generation'}",
         "tags: [weitiao, " + facts.task["kind"] + "]",
     ]
     return "---\n" + "\n".join(lines) + "\n---"
@@ -103,11 +104,20 @@ def _settings(facts: CheckpointFacts, licence: str | None) -> str:
         lines.append(f"- Fields: {', '.join(facts.task['fields'])}")
     if facts.task.get("labels"):
         lines.append(f"- Labels: {', '.join(facts.task['labels'])}")
+    if facts.is_vision:
+        lines.append(f"- Pictures: {_pictures(Images.model_validate(facts.chat.get('images', {})))}")
     if facts.system:
         lines.append(f"- System message: {facts.system}")
     if licence is None:
         lines.append("- Licence: the base model's own terms apply; they were not found beside its weights")
     return "\n".join(lines)
+
+
+def _pictures(section: Images) -> str:
+    background = f"transparent parts over {section.background}"
+    if section.size is not None:
+        return f"brought to {section.size[0]} x {section.size[1]} pixels (height x width) before anything else, {background}"
+    return f"proportions kept, {section.min_pixels} to {section.max_pixels} pixels, {background}; preprocessor_config.json says the same"
 
 
 def _figures(scores: Mapping[str, Any] | None) -> str:
@@ -163,9 +173,19 @@ OTHER_USES: dict[str, str] = {
 def _usage(kind: str, facts: CheckpointFacts) -> str:
     if kind in OTHER_USES:
         return f"```bash\n{OTHER_USES[kind]}\n```"
-    load = 'AutoModelForCausalLM.from_pretrained("FOLDER")'
+    reader = "AutoModelForImageTextToText" if facts.is_vision else "AutoModelForCausalLM"
+    load = f'{reader}.from_pretrained("FOLDER")'
     if kind == "adapter":
-        load = f'PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{facts.base_path}"), "FOLDER")'
+        load = f'PeftModel.from_pretrained({reader}.from_pretrained("{facts.base_path}"), "FOLDER")'
+    if facts.is_vision:
+        return f"""```python
+processor = AutoProcessor.from_pretrained("FOLDER")  # needs torchvision; `weitiao predict` and `weitiao serve` do not
+model = {load}
+messages = [{{"role": "user", "content": [{{"type": "image", "path": "FILE.png"}}, {{"type": "text", "text": "…"}}]}}]
+prompt = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
+answer = model.generate(**prompt, max_new_tokens=256)
+print(processor.decode(answer[0, prompt["input_ids"].shape[1]:], skip_special_tokens=True))
+```"""
     return f"""```python
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 model = {load}

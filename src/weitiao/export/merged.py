@@ -16,7 +16,7 @@ from weitiao.chat import chat_template, make_renderer
 from weitiao.errors import ExportError
 from weitiao.export.check import answer_here, answer_there, check_prompts, compare
 from weitiao.model import load_checkpoint, read_facts
-from weitiao.recipe.sections import Chat
+from weitiao.recipe.sections import Chat, Images
 from weitiao.seams import LoadedModel, Sample
 
 DTYPES: dict[str, torch.dtype] = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -57,7 +57,25 @@ def _save(tuned: LoadedModel, section: Chat, dtype: torch.dtype, folder: Path) -
     network.save_pretrained(folder)
     tokenizer = getattr(processor, "tokenizer", processor)
     tokenizer.chat_template = chat_template(tokenizer, section.enable_thinking)
+    if tuned.is_vision:
+        processor.image_processor.size = pixel_limits(section.images)
     processor.save_pretrained(folder)
+
+
+def pixel_limits(section: Images) -> dict[str, int]:
+    """The run's limits on an image as transformers' Qwen image processors name them, for programs that read the folder without weitiao.
+
+    Args:
+        section: the recipe's ``chat.images``.
+
+    Returns:
+        ``shortest_edge`` and ``longest_edge``, which are numbers of pixels of the whole image in these processors. One fixed size has no
+        name there: both are its area, and a picture of other proportions has to be brought to the size before.
+    """
+    if section.size is not None:
+        area = section.size[0] * section.size[1]
+        return {"shortest_edge": area, "longest_edge": area}
+    return {"shortest_edge": section.min_pixels, "longest_edge": section.max_pixels}
 
 
 def merged_network(tuned: LoadedModel) -> Any:
