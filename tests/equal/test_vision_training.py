@@ -17,7 +17,7 @@ from weitiao.model.load import load_network
 from weitiao.model.tuning import attach_tuning
 from weitiao.recipe.sections import Chat, FullTuning, LoraTuning
 from weitiao.seams import IGNORED, EncodedRow, LoadedModel, Vision
-from weitiao.train.fast import fast_layers
+from weitiao.train.fast import fast_layers, has_answers_only_layer
 from weitiao.train.head import chunked_head_loss
 from weitiao.train.segments import micro_batch, segmented
 
@@ -86,15 +86,17 @@ def plain(network: Any, renderer: Any, batch: Sequence[EncodedRow]) -> tuple[flo
 def packed(network: Any, vision: Vision | None, batch: Sequence[EncodedRow], *, fast: bool) -> tuple[float, dict[str, torch.Tensor]]:
     causal = network.get_base_model() if hasattr(network, "peft_config") else network
     total = 0.0
-    with segmented(network), fast_layers(network, frozenset({"lora_linear"} if fast else ())):
+    names = frozenset({"lora_linear", "fused_attention", "fused_mlp", "last_layer"} if fast else ())
+    with segmented(network), fast_layers(network, names):
+        assert has_answers_only_layer(causal) == fast
         for row in batch:
-            laid = micro_batch(row, torch.device("cpu"), torch.float32, vision=vision)
+            laid = micro_batch(row, torch.device("cpu"), torch.float32, answers_only=fast, vision=vision)
             inputs = {"input_ids": laid.input_ids, "position_ids": laid.position_ids, "segments": laid.segments, "use_cache": False}
             if row.pictures:
                 assert vision is not None
                 inputs["mm_encoder_outputs"] = vision.encoder_outputs(row.pictures)
             if fast:
-                hidden = causal.base_model(**inputs).last_hidden_state[0, laid.sources]
+                hidden = causal.base_model(**inputs).last_hidden_state[0]
                 loss = chunked_head_loss(hidden, causal.get_output_embeddings().weight, laid.targets)
             else:
                 loss = cross_entropy(network(**inputs).logits[0, laid.sources], laid.targets, reduction="sum")

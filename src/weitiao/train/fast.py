@@ -25,8 +25,17 @@ from weitiao.train.segments import Segments, segment_attention
 ANYWHERE = frozenset({"answer_logits", "shared_prefix", "last_layer", "lora_linear"})
 ONLY_ON = {"fused_attention": "cpu", "fused_mlp": "cpu", "liger": "cuda"}
 """Fast paths that help on one kind of device; elsewhere the libraries' own kernels do that work."""
-LAYERS = frozenset({"LlamaDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"})
-"""Decoder layers whose order of norms, attention and MLP the fused functions know."""
+LAYERS = frozenset(
+    {
+        "LlamaDecoderLayer",
+        "Qwen2DecoderLayer",
+        "Qwen3DecoderLayer",
+        "Qwen2VLDecoderLayer",
+        "Qwen2_5_VLDecoderLayer",
+        "Qwen3VLTextDecoderLayer",
+    }
+)
+"""Decoder layers whose order of norms, attention and MLP the fused functions know; of a vision model those of its language model."""
 
 
 def fast_paths(section: Train, device: str | None = None) -> frozenset[str]:
