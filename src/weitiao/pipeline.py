@@ -1,11 +1,11 @@
-"""The order of things: ``run_recipe`` is the whole path on one screen, the rest are its stages."""
+"""The order of things: ``run_recipe``, with ``_begin`` beneath it, is the whole path on one screen; the rest are its stages."""
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,30 @@ from weitiao.seams import (
     LoadedModel,
     Renderer,
     RunSummary,
-    Sample,
     SampleSet,
     Scores,
     Task,
     Tracker,
     TrainResult,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What every stage from the first answer on works with."""
+
+    run: runs.Run
+    recipe: Recipe
+    task: Task
+    samples: SampleSet
+    renderer: Renderer
+    encoded: EncodedSet
+    tracker: Tracker
+
+    @property
+    def limit(self) -> int:
+        """Longest prompt in tokens."""
+        return self.encoded.max_prompt_tokens
 
 
 def run_recipe(recipe: Recipe, path: Path, mode: runs.Mode = "new") -> RunSummary:
@@ -42,24 +59,31 @@ def run_recipe(recipe: Recipe, path: Path, mode: runs.Mode = "new") -> RunSummar
     """
     run = runs.open_run(path, mode)
     with run.recording(recipe), track.open_tracker(recipe.track, run.path, run.path.name) as tracker:
-        tracker.settings(recipe.model_dump(mode="json"))
-        task = tasks.make_task(recipe.task, recipe.data.system)
-        samples = data.load_samples(recipe.data, task, recipe.run.seed)  # read, recognise, audit, split
-        model.check_memory(recipe.model)
-        base = model.load_base(recipe.model)
-        renderer = chat.make_renderer(base.processor, recipe.chat, recipe.encode.keep)  # the only place where roles become tokens
-        encoded = encode.encode_samples(samples, renderer, recipe.encode, allow_dropped=recipe.data.allow_dropped)
-        base = encode.see_pictures(base, renderer, samples, store=_stores_features(recipe))
-        _record_inputs(run, samples, encoded, base, recipe)
-        before = _measure(run, "baseline", base, renderer, encoded.max_prompt_tokens, task, samples, recipe)
-        trained = _train(run, base, renderer, encoded, task, samples, before, recipe, tracker)  # from here on `base` is not used again
-        after = _measure(run, "tuned", trained.model, renderer, encoded.max_prompt_tokens, task, samples, recipe)
-        records.search_suspects(run, trained, renderer, encoded.max_prompt_tokens, task, samples.train, recipe)
-        comparison = evaluate.compare(before, after, task, recipe.evaluate.n_bootstrap, recipe.run.seed)
+        job, base = _begin(run, recipe, tracker)  # data, model, tokens
+        before = _measure(job, "baseline", base)
+        trained = _train(job, base, before)  # from here on `base` is not used again
+        after = _measure(job, "tuned", trained.model)
+        records.search_suspects(run, trained, job.renderer, job.limit, job.task, job.samples.train, recipe)
+        comparison = evaluate.compare(before, after, job.task, recipe.evaluate.n_bootstrap, recipe.run.seed)
         run.save("scores", evaluate.comparison_json(comparison))
         tracker.table("predictions", *_before_and_after(run))
-        artifacts = export.export_checkpoint(trained.checkpoint, recipe.export, run.path, samples.test)
+        artifacts = export.export_checkpoint(trained.checkpoint, recipe.export, run.path, job.samples.test)
     return RunSummary(run.path, comparison, report.write_report(run.path), artifacts)  # the report reads the run folder and nothing else
+
+
+def _begin(run: runs.Run, recipe: Recipe, tracker: Tracker) -> tuple[Job, LoadedModel]:
+    """Everything before the first answer: the data, the base model, and the rows as tokens."""
+    tracker.settings(recipe.model_dump(mode="json"))
+    task = tasks.make_task(recipe.task, recipe.data.system)
+    samples = data.load_samples(recipe.data, task, recipe.run.seed)  # read, recognise, audit, split
+    model.check_memory(recipe.model)
+    base = model.load_base(recipe.model)
+    renderer = chat.make_renderer(base.processor, recipe.chat, recipe.encode.keep)  # the only place where roles become tokens
+    encoded = encode.encode_samples(samples, renderer, recipe.encode, allow_dropped=recipe.data.allow_dropped)
+    base = encode.see_pictures(base, renderer, samples, store=_stores_features(recipe))
+    job = Job(run, recipe, task, samples, renderer, encoded, tracker)
+    _record_inputs(job, base)
+    return job, base
 
 
 def train_recipe(recipe: Recipe, path: Path, mode: runs.Mode = "new") -> TrainResult:
@@ -78,61 +102,45 @@ def train_recipe(recipe: Recipe, path: Path, mode: runs.Mode = "new") -> TrainRe
     """
     run = runs.open_run(path, mode)
     with run.recording(recipe), track.open_tracker(recipe.track, run.path, run.path.name) as tracker:
-        tracker.settings(recipe.model_dump(mode="json"))
-        task = tasks.make_task(recipe.task, recipe.data.system)
-        samples = data.load_samples(recipe.data, task, recipe.run.seed)
-        base = model.load_base(recipe.model)
-        renderer = chat.make_renderer(base.processor, recipe.chat, recipe.encode.keep)
-        encoded = encode.encode_samples(samples, renderer, recipe.encode, allow_dropped=recipe.data.allow_dropped)
-        base = encode.see_pictures(base, renderer, samples, store=_stores_features(recipe))
-        _record_inputs(run, samples, encoded, base, recipe)
-        return _train(run, base, renderer, encoded, task, samples, evaluate.NOTHING, recipe, tracker)
+        job, base = _begin(run, recipe, tracker)
+        return _train(job, base, evaluate.NOTHING)
 
 
 # ---- stages -----------------------------------------------------------------------------------------------------------
 
 
-def _measure(
-    run: runs.Run, name: str, answering: LoadedModel, renderer: Renderer, limit: int, task: Task, samples: SampleSet, recipe: Recipe
-) -> Scores:
+def _measure(job: Job, name: str, answering: LoadedModel) -> Scores:
     """Score a model on the test rows, its label probabilities calibrated on validation rows. A resumed run keeps its baseline."""
-    finished = evaluate.load_scores(run.path / name, task) if name == "baseline" else None
+    run, section, seed = job.run, job.recipe.evaluate, job.recipe.run.seed
+    finished = evaluate.load_scores(run.path / name, job.task) if name == "baseline" else None
     if finished is not None:
         return finished
-    engine = infer.make_engine(answering, renderer, recipe.evaluate.batch_size, limit, hold=True)
-    folder, section, seed = run.folder(name), recipe.evaluate, recipe.run.seed
-    calibration = evaluate.calibrate(engine, task, samples.valid, folder, section, title=f"calibrating ({name})", seed=seed)
+    engine = infer.make_engine(answering, job.renderer, section.batch_size, job.limit, hold=True)
+    folder = run.folder(name)
+    calibration = evaluate.calibrate(engine, job.task, job.samples.valid, folder, section, title=f"calibrating ({name})", seed=seed)
     identity = run.read("run")["hashes"]["weights"] if name == "baseline" else model.weights_hash(run.path / "best")
+    title = f"answering ({name})"
     return evaluate.measure(
-        engine, task, samples.test, folder, section, title=f"answering ({name})", seed=seed, calibration=calibration, identity=identity
+        engine, job.task, job.samples.test, folder, section, title=title, seed=seed, calibration=calibration, identity=identity
     )
 
 
-def _train(
-    run: runs.Run,
-    base: LoadedModel,
-    renderer: Renderer,
-    encoded: EncodedSet,
-    task: Task,
-    samples: SampleSet,
-    before: Scores,
-    recipe: Recipe,
-    tracker: Tracker,
-) -> TrainResult:
+def _train(job: Job, base: LoadedModel, before: Scores) -> TrainResult:
     """Tune the base in place, keep the best checkpoint, and record what that took."""
+    run, recipe = job.run, job.recipe
     tunable = model.attach_tuning(base, recipe.model.tuning, recipe.run.seed)
     records.record_parameters(run, tunable)
     trained = train.run_training(
         tunable,
-        steps_of(encoded, recipe),
+        steps_of(job.encoded, recipe),
         recipe.train,
-        _hooks(run, tunable, renderer, encoded.max_prompt_tokens, task, samples.valid, before, recipe, tracker),
+        _hooks(job, tunable, _selecting_metric(job, before)),
         folder=run.folder("checkpoints"),
         best=run.path / "best",
         seed=recipe.run.seed,
         resume=run.mode == "resume",
     )
-    records.record_training(run, trained, recipe, task)
+    records.record_training(run, trained, recipe, job.task)
     return trained
 
 
@@ -161,36 +169,26 @@ def steps_of(encoded: EncodedSet, recipe: Recipe) -> encode.StepPlan:
     )
 
 
-def _hooks(
-    run: runs.Run,
-    tunable: LoadedModel,
-    renderer: Renderer,
-    limit: int,
-    task: Task,
-    valid: Sequence[Sample],
-    before: Scores,
-    recipe: Recipe,
-    tracker: Tracker,
-) -> train.TrainHooks:
-    metric = _selecting_metric(recipe, task, before)
+def _hooks(job: Job, tunable: LoadedModel, metric: str) -> train.TrainHooks:
+    recipe, task, valid = job.recipe, job.task, job.samples.valid
     chosen = random.Random(recipe.run.seed).sample(range(len(valid)), min(len(valid), recipe.evaluate.n_valid))
     rows = [valid[i] for i in sorted(chosen)]
-    engine = infer.make_engine(tunable, renderer, recipe.evaluate.batch_size, limit)
-    facts = _checkpoint_facts(tunable, limit, recipe)
+    engine = infer.make_engine(tunable, job.renderer, recipe.evaluate.batch_size, job.limit)
+    facts = _checkpoint_facts(job, tunable)
+    template = chat.chat_template(tunable.processor, recipe.chat.enable_thinking)
 
     def score(step: int) -> Mapping[str, float]:
         if not rows:
             return {}
         scores = evaluate.measure(engine, task, rows, None, recipe.evaluate, title=f"validating (step {step})", seed=recipe.run.seed)
-        run.append("evaluations", {"step": step, "seconds": scores.seconds, "metrics": scores.metrics})
-        tracker.log(step, {f"valid/{name}": value for name, value in scores.metrics.items()})
+        job.run.append("evaluations", {"step": step, "seconds": scores.seconds, "metrics": scores.metrics})
+        job.tracker.log(step, {f"valid/{name}": value for name, value in scores.metrics.items()})
         return scores.metrics
 
     def log(values: Mapping[str, float]) -> None:
-        run.append("events", values)
-        tracker.log(int(values["step"]), {name: values[name] for name in ("loss", "learning_rate", "grad_norm") if name in values})
+        job.run.append("events", values)
+        job.tracker.log(int(values["step"]), {name: values[name] for name in ("loss", "learning_rate", "grad_norm") if name in values})
 
-    template = chat.chat_template(tunable.processor, recipe.chat.enable_thinking)
     return train.TrainHooks(
         evaluate=score,
         metric=metric,
@@ -201,35 +199,41 @@ def _hooks(
     )
 
 
-def _selecting_metric(recipe: Recipe, task: Task, before: Scores) -> str:
-    metric = recipe.evaluate.select_by or task.default_metric
+def _selecting_metric(job: Job, before: Scores) -> str:
+    metric = job.recipe.evaluate.select_by or job.task.default_metric
     if before.metrics and metric not in before.metrics:
         known = ", ".join(before.metrics)
         raise RecipeError(f"the task has no metric `{metric}`", where="evaluate.select_by", hint=f"choose one of {known}")
     return metric
 
 
-def _checkpoint_facts(base: LoadedModel, limit: int, recipe: Recipe) -> model.CheckpointFacts:
+def _checkpoint_facts(job: Job, tunable: LoadedModel) -> model.CheckpointFacts:
+    recipe = job.recipe
     return model.CheckpointFacts(
         base=recipe.model.path,
-        base_path=str(base.path),
+        base_path=str(tunable.path),
         revision=recipe.model.revision,
         tuning=recipe.model.tuning.model_dump(mode="json"),
         chat=recipe.chat.model_dump(mode="json"),
         task=recipe.task.model_dump(mode="json"),
         system=recipe.data.system,
         max_tokens=recipe.encode.max_tokens,
-        max_prompt_tokens=limit,
+        max_prompt_tokens=job.limit,
         keep=recipe.encode.keep,
-        dtype=str(base.dtype).removeprefix("torch."),
-        is_vision=base.is_vision,
+        dtype=_dtype_name(tunable),
+        is_vision=tunable.is_vision,
     )
 
 
-def _record_inputs(run: runs.Run, samples: SampleSet, encoded: EncodedSet, base: LoadedModel, recipe: Recipe) -> None:
-    run.save("data", asdict(encode.with_tokens(samples.report, encoded, recipe.encode.max_tokens, recipe.data.allow_dropped)))
-    hashes = {"data": samples.report.fingerprint, "weights": model.weights_hash(base.path)}
-    run.update(device=str(base.network.device), dtype=str(base.dtype).removeprefix("torch."), hashes=hashes)
+def _record_inputs(job: Job, base: LoadedModel) -> None:
+    recipe, read = job.recipe, job.samples.report
+    job.run.save("data", asdict(encode.with_tokens(read, job.encoded, recipe.encode.max_tokens, recipe.data.allow_dropped)))
+    hashes = {"data": read.fingerprint, "weights": model.weights_hash(base.path)}
+    job.run.update(device=str(base.network.device), dtype=_dtype_name(base), hashes=hashes)
+
+
+def _dtype_name(loaded: LoadedModel) -> str:
+    return str(loaded.dtype).removeprefix("torch.")
 
 
 def _before_and_after(run: runs.Run) -> tuple[list[str], list[list[Any]]]:

@@ -12,9 +12,10 @@ import pytest
 import yaml
 from tests.command import weitiao
 
-from weitiao import model
+from weitiao import model, pipeline
 from weitiao.demo import write_complaints
 from weitiao.errors import RecipeError
+from weitiao.recipe import load_recipe
 from weitiao.recipe.sections import FullTuning, LoraTuning, Model
 
 
@@ -68,17 +69,30 @@ def test_an_outline_has_the_sizes_of_the_real_thing(tiny_qwen2: Path, tuning: Lo
     assert {parameter.device.type for parameter in outlined.parameters()} == {"meta"}
 
 
+def widened(source: Path, folder: Path, share: float) -> Path:
+    """A model whose frozen weights alone would take ``share`` of this machine's memory; those in the folder are never read."""
+    shutil.copytree(source, folder)
+    config = json.loads((folder / "config.json").read_text())
+    n_layers = int(share * psutil.virtual_memory().total / 4 / (3 * 8192 * 28672 + 2 * 8192**2))
+    wide = {"hidden_size": 8192, "intermediate_size": 28672, "num_attention_heads": 64, "num_key_value_heads": 64, "head_dim": 128}
+    config |= wide | {"num_hidden_layers": n_layers, "layer_types": ["full_attention"] * n_layers}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").write_bytes(bytes(8))
+    return folder
+
+
 def test_what_cannot_fit_is_refused_before_loading(tiny_qwen2: Path, tmp_path: Path) -> None:
-    shutil.copytree(tiny_qwen2, tmp_path, dirs_exist_ok=True)  # the weights there are never read
-    config = json.loads((tmp_path / "config.json").read_text())
-    n_layers = int(psutil.virtual_memory().total / 4 / (3 * 8192 * 28672 + 2 * 8192**2))
-    wide = {"hidden_size": 8192, "intermediate_size": 28672, "num_attention_heads": 64, "num_key_value_heads": 64}
-    config |= wide | {"num_hidden_layers": n_layers // 3, "head_dim": 128, "layer_types": ["full_attention"] * (n_layers // 3)}
-    (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(RecipeError, match="GB for weights, gradients and optimizer alone") as caught:
-        model.check_memory(Model(path=str(tmp_path), tuning=FullTuning()))
+        model.check_memory(Model(path=str(widened(tiny_qwen2, tmp_path / "large", 1 / 3)), tuning=FullTuning()))
     assert "model.tuning.kind=lora" in str(caught.value)
-    config |= {"num_hidden_layers": 3 * n_layers, "layer_types": ["full_attention"] * (3 * n_layers)}
-    (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(RecipeError, match="smaller model"):
-        model.check_memory(Model(path=str(tmp_path)))
+        model.check_memory(Model(path=str(widened(tiny_qwen2, tmp_path / "larger", 3))))
+
+
+def test_every_way_to_train_refuses_what_cannot_fit(recipe: Path, tiny_qwen2: Path, tmp_path: Path) -> None:
+    large = load_recipe(recipe, [f"model.path={widened(tiny_qwen2, tmp_path / 'large', 3)}"])
+    told = "GB for weights, gradients and optimizer alone"
+    for begin, name in ((pipeline.run_recipe, "run"), (pipeline.train_recipe, "trial")):  # the latter is a sweep's trial
+        with pytest.raises(RecipeError, match=told):
+            begin(large, tmp_path / name)
+    assert told in weitiao("train", tmp_path / "run", code=2).stderr
