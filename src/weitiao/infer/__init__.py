@@ -1,9 +1,10 @@
-"""infer: prompts in, answers out, through the ``Engine`` protocol of ``seams.py``; no gradient, eval mode, KV cache.
+"""infer: prompts in, answers out, through the ``Engine`` protocol of ``seams``; no gradient, eval mode, KV cache.
 
 prompts (``batches.py``) -> rows that join and leave (``steps.py``, ``rows.py``), label scoring (``labels.py``) or likelihood
 (``likelihood.py``); all of them read tokens into slots (``cache.py``, ``spans.py``) through a reader: the network as it stands
 (``network.py``), or its weights laid out for this CPU (``packed.py``). What an answer may be is held by ``constrain.py``, which token
-comes next by ``choose.py``. ``engine.py`` puts them together. Other engines stand in ``engines/``.
+comes next by ``choose.py``, and what it will probably be, so that several are read at once, by ``speculation.py``. ``engine.py`` puts them
+together. Other engines stand in ``engines/``.
 
 A server drives the same machinery step by step::
 
@@ -20,7 +21,8 @@ Knows nothing of tasks, metrics or files; text becomes tokens only through the r
 from weitiao.infer.engine import EmbeddedEngine, make_engine, make_step_batch
 from weitiao.infer.engines.http import connect_server
 from weitiao.infer.engines.openvino import openvino_engine
-from weitiao.infer.steps import Joined, StepBatch, Stepped
+from weitiao.infer.rows import Joined, Stepped
+from weitiao.infer.steps import StepBatch
 
 __all__ = [
     "EmbeddedEngine",

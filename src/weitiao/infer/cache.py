@@ -89,6 +89,11 @@ class SlotCache(Cache):
                 self.values[i][slot, :, :n_tokens] = values[:, :n_tokens]
         return slot
 
+    def forget(self, slot: int, n_tokens: int) -> None:
+        """Forget what a slot holds behind its first tokens; the next pass writes over it."""
+        assert n_tokens <= self.lengths[slot], "what was not read cannot be kept"
+        self.lengths[slot] = n_tokens
+
     def close(self, slot: int) -> int:
         """Give a slot back; the last slot's row moves into it. Returns the number that row had, which may be ``slot`` itself."""
         last = len(self.lengths) - 1

@@ -8,8 +8,9 @@ answers gives the same answer with and without the constraint. Where answers thi
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,25 +29,38 @@ FREE_TOKENS = '%llguidance {"no_forcing": true}\n'
 
 MAX_COMPILED = 256
 """Constraints that are kept compiled: a server's clients send what they like."""
+MAX_FORCED = 1024
+"""Forced texts whose tokens are kept."""
 
 
 class Matcher:
     """Follows one answer."""
 
-    def __init__(self, inner: Any, n_vocab: int) -> None:
+    def __init__(self, inner: Any, n_vocab: int, tokenize: Callable[[bytes], list[int]]) -> None:
         """Keep llguidance's matcher, which nobody else may use.
 
         Args:
             inner: at the beginning of an answer.
             n_vocab: width of the logits.
+            tokenize: text to tokens, as the tokenizer cuts it.
         """
         self._inner = inner
         self._n_vocab = n_vocab
+        self._tokenize = tokenize
 
     def allowed(self) -> torch.Tensor:
         """Which tokens may come next: bool, one per entry of the vocabulary, on the CPU."""
         bits = np.unpackbits(np.frombuffer(self._inner.compute_bitmask(), dtype=np.uint8), bitorder="little")
         return torch.from_numpy(bits[: self._n_vocab].astype(bool))
+
+    def forced(self) -> list[int]:
+        """The text that must come next, as the tokenizer cuts it: how a model most likely writes it. Empty where there is a choice."""
+        text = self._inner.compute_ff_bytes()
+        return self._tokenize(text) if text else []
+
+    def n_possible(self, token_ids: Sequence[int]) -> int:
+        """How many of these tokens may come next, one after the other."""
+        return int(self._inner.validate_tokens(list(token_ids)))
 
     def take(self, token_id: int) -> bool:
         """Move on by a token; False where that is not possible, and ``problem`` says why."""
@@ -115,6 +129,20 @@ class AfterThoughts:
             tokens[self._block.opening] = True
         return tokens
 
+    def forced(self) -> list[int]:
+        """Tokens that must come next, and the text that must follow them; empty where there is a choice."""
+        if self._n_thoughts is not None:
+            return [self._block.closing, *self._block.after] if self._n_thoughts >= self._max_thoughts else []
+        # The first token says whether there are thoughts.
+        return [*self._owed, *self._matcher.forced()] if self._has_begun else []
+
+    def n_possible(self, token_ids: Sequence[int]) -> int:
+        """How many of these tokens may come next, one after the other; the end of thoughts is as far as this looks."""
+        if self._n_thoughts is None:
+            return self._matcher.n_possible(token_ids)
+        room = token_ids[: self._max_thoughts - self._n_thoughts]
+        return next((i for i, token in enumerate(room) if token in self._stop_token_ids), len(room))
+
     def take(self, token_id: int) -> bool:
         """Move on by a token; False where that is not possible."""
         is_first, self._has_begun = not self._has_begun, True
@@ -156,6 +184,7 @@ class Grammars:
         self._block = think_block(renderer)
         self._prepared: Any = None
         self._compiled: dict[str, Any] = {}
+        self._tokenize = lru_cache(MAX_FORCED)(self._tokenize_anew)
 
     def matcher(self, constraint: Constraint | None, origin: str, max_new_tokens: int) -> Matcher | AfterThoughts | None:
         """Something that follows a new answer.
@@ -178,10 +207,13 @@ class Grammars:
             if len(self._compiled) >= MAX_COMPILED:
                 self._compiled.clear()
             self._compiled[grammar] = self._compile(grammar, origin)
-        matcher = Matcher(self._compiled[grammar].deep_copy(), self._n_vocab)
+        matcher = Matcher(self._compiled[grammar].deep_copy(), self._n_vocab, self._tokenize)
         if self._block is None:
             return matcher
         return AfterThoughts(matcher, self._block, self._stop_token_ids, max_new_tokens * 3 // 4)
+
+    def _tokenize_anew(self, text: bytes) -> list[int]:
+        return list(self._prepared.tokenize_bytes(text))
 
     def _compile(self, grammar: str, origin: str) -> Any:
         from llguidance import LLMatcher, LLTokenizer

@@ -23,6 +23,7 @@ from weitiao.infer.labels import LabelTokens, distinct_candidates, score_batch
 from weitiao.infer.likelihood import likelihood_batch
 from weitiao.infer.network import PlainReader, Reader, plain_network, read_prefix
 from weitiao.infer.packed import PackedReader, can_pack
+from weitiao.infer.speculation import Speculation, Tally
 from weitiao.infer.steps import StepBatch
 from weitiao.infer.vision import before_pictures
 from weitiao.seams import Answer, Constraint, LoadedModel, Renderer, Sample, Sampling, Vision
@@ -35,6 +36,7 @@ def make_engine(
     max_prompt_tokens: int | None = None,
     *,
     packed: bool = True,
+    speculative: bool = True,
     hold: bool = False,
 ) -> EmbeddedEngine:
     """Make an engine that answers with a loaded model in this process.
@@ -45,6 +47,7 @@ def make_engine(
         batch_size: most rows that are answered at once, >= 1; fewer where memory is short.
         max_prompt_tokens: longest prompt; the user's own text is shortened to fit. None: no limit but the model's positions.
         packed: read through weights laid out for this CPU where that is faster; they are copied anew at each call, and dropped after it.
+        speculative: guess tokens of greedy answers ahead and read those that are likely enough along; the answers stay the same.
         hold: keep that copy between calls, for weights that no longer change.
 
     Returns:
@@ -68,6 +71,7 @@ def make_engine(
         renderer,
         grammars,
         vision,
+        Speculation(network.device, is_on=speculative),
         batch_size=batch_size,
         max_prompt_tokens=max_prompt_tokens,
     )
@@ -99,6 +103,7 @@ class EmbeddedEngine:
         renderer: Renderer,
         grammars: Grammars,
         vision: Vision | None,
+        speculation: Speculation,
         *,
         batch_size: int,
         max_prompt_tokens: int | None,
@@ -108,9 +113,15 @@ class EmbeddedEngine:
         self._renderer = renderer
         self._grammars = grammars
         self._vision = vision
+        self._speculation = speculation
         self._batch_size = batch_size
         self._max_prompt_tokens = max_prompt_tokens
         self._label_tokens = LabelTokens(renderer)
+
+    @property
+    def tally(self) -> Tally:
+        """Passes over answers so far, and what became of the tokens that were guessed."""
+        return self._speculation.tally
 
     def step_batch(self) -> StepBatch:
         """Start answering prompts that join and leave, as a server gets them; see ``StepBatch``.
@@ -217,7 +228,8 @@ class EmbeddedEngine:
             yield from likelihood_batch(reader, slots, batch, [trained[row.index] for row in batch], self._vision)
 
     def _step_batch(self, reader: Reader, *, patient: bool) -> StepBatch:
-        return StepBatch(reader, self._renderer, self._grammars, self._vision, batch_size=self._batch_size, patient=patient)
+        parts = (reader, self._renderer, self._grammars, self._vision, self._speculation)
+        return StepBatch(*parts, batch_size=self._batch_size, patient=patient)
 
     def _prompts(self, reader: Reader, samples: Sequence[Sample], longest: int) -> list[Prompt]:
         """Rendered prompts that leave room for the longest answer."""

@@ -32,6 +32,9 @@ HEAD_POSITIONS = 256
 class Reader(Protocol):
     """Reads tokens with a network: as it stands (``PlainReader``), or through weights packed for this CPU (``packed.PackedReader``)."""
 
+    fills_up: bool
+    """Whether a pass costs as if every span were as long as the longest."""
+
     @property
     def config(self) -> PreTrainedConfig:
         """The network's configuration."""
@@ -80,6 +83,8 @@ def plain_network(network: Any) -> Network:
 
 class PlainReader:
     """Reads with the network as it is then and there: weights that change later change what is read."""
+
+    fills_up = True
 
     def __init__(self, network: Network, dtype: torch.dtype, vision: Vision | None = None) -> None:
         """Keep the network.

@@ -14,6 +14,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -101,6 +102,8 @@ class PackedLayer:
 class PackedReader:
     """Reads with the weights that the network had when it was made."""
 
+    fills_up = False
+
     def __init__(self, network: Network, dtype: torch.dtype) -> None:
         """Lay the weights out.
 
@@ -168,42 +171,47 @@ class PackedReader:
 
 
 class _Sight:
-    """What the tokens of a pass see, found out once for all layers."""
+    """What the tokens of a pass see, found out once for all layers.
+
+    Where most rows read a single token, the first tokens of all rows attend in one product; what stands behind them attends by row.
+    """
 
     def __init__(self, cache: SlotCache, spans: Sequence[Span]) -> None:
-        self._spans = spans
-        self._n_columns = max(span.stop for span in spans)
-        slots = [span.slot for span in spans]
-        # Rows that write are mostly the first slots in their order, which are looked at in place.
-        self._slots = slice(0, len(slots)) if slots == list(range(len(slots))) else torch.tensor(slots)
-        self._is_single = all(len(span.token_ids) == 1 for span in spans)
-        if self._is_single:
-            stops_B = torch.tensor([span.stop for span in spans])
+        lengths = [len(span.token_ids) for span in spans]
+        starts = [end - n_own for end, n_own in zip(accumulate(lengths), lengths, strict=True)]
+        self._are_joined = 2 * lengths.count(1) >= len(spans)
+        self._alone = [
+            (start, span, visible(span) if span.start or span.parents else None)
+            for start, span in zip(starts, spans, strict=True)
+            if len(span.token_ids) > 1 or not self._are_joined
+        ]
+        if self._are_joined:
+            slots = [span.slot for span in spans]
+            # Rows that write are mostly the first slots in their order, which are looked at in place.
+            self._slots = slice(0, len(slots)) if slots == list(range(len(slots))) else torch.tensor(slots)
+            self._firsts = torch.tensor(starts) if self._alone else slice(None)
+            stops_B = torch.tensor([span.start + 1 for span in spans])
+            self._n_columns = int(stops_B.max())
             hidden_BT = torch.arange(self._n_columns) >= stops_B[:, None]
             self._mask_B11T = torch.zeros(hidden_BT.shape, dtype=cache.dtype).masked_fill_(hidden_BT, -torch.inf)[:, None, None]
-        else:
-            self._masks = [visible(span) if span.start or span.parents else None for span in spans]
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Attention of a pass's queries (N, G, Q, D) to a layer's keys and values: (N, H)."""
-        n_tokens = len(queries)
-        if self._is_single:
+        seen_NH = queries.new_empty(len(queries), queries[0].numel())
+        if self._are_joined:
             keys_BGTD, values_BGTD = keys[self._slots][:, :, : self._n_columns], values[self._slots][:, :, : self._n_columns]
-            scores_BGQT = (queries * queries.shape[-1] ** -0.5) @ keys_BGTD.transpose(-1, -2)
+            scores_BGQT = (queries[self._firsts] * queries.shape[-1] ** -0.5) @ keys_BGTD.transpose(-1, -2)
             weights_BGQT = (scores_BGQT + self._mask_B11T).softmax(dim=-1)
-            seen_BGQD: Tensor = weights_BGQT @ values_BGTD
-            return seen_BGQD.reshape(n_tokens, -1)
-        found, n_before = [], 0
-        for span, mask_NT in zip(self._spans, self._masks, strict=True):
-            n_own = len(span.token_ids)
-            queries_1END = queries[n_before : n_before + n_own].flatten(1, 2).transpose(0, 1)[None]
+            seen_NH[self._firsts] = (weights_BGQT @ values_BGTD).flatten(1)
+        for start, span, mask_NT in self._alone:
+            places = slice(start, start + len(span.token_ids))
+            queries_1END = queries[places].flatten(1, 2).transpose(0, 1)[None]
             own_keys, own_values = keys[span.slot, None, :, : span.stop], values[span.slot, None, :, : span.stop]
             seen_1END = functional.scaled_dot_product_attention(
                 queries_1END, own_keys, own_values, attn_mask=mask_NT, is_causal=mask_NT is None, enable_gqa=True
             )
-            found.append(seen_1END[0].transpose(0, 1).flatten(1))
-            n_before += n_own
-        return torch.cat(found)
+            seen_NH[places] = seen_1END[0].transpose(0, 1).flatten(1)
+        return seen_NH
 
 
 def _turned(states_NED: Tensor, cos_N1D: Tensor, sin_N1D: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ ones take their place. What rows begin with in common is read once. A row's answ
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import count
 
 import torch
@@ -16,36 +16,17 @@ from torch import Tensor
 
 from weitiao.infer.batches import MIN_PREFIX, Prompt, cache_tokens_that_fit, check_lengths, common_length, read_tokens, render_prompts
 from weitiao.infer.cache import Prefix
-from weitiao.infer.choose import draw, refuse_broken, source_of_chance
+from weitiao.infer.choose import refuse_broken, source_of_chance
 from weitiao.infer.constrain import Grammars
-from weitiao.infer.network import Reader, read_prefix
-from weitiao.infer.rows import Row
-from weitiao.infer.spans import Span
+from weitiao.infer.network import HEAD_POSITIONS, Reader, read_prefix
+from weitiao.infer.rows import Joined, Row, Stepped
+from weitiao.infer.spans import ROOT, Span
+from weitiao.infer.speculation import Guess, Speculation
 from weitiao.infer.vision import before_pictures, prompt_span
-from weitiao.seams import Answer, Constraint, Message, Renderer, Sample, Sampling, Vision
+from weitiao.seams import Constraint, Message, Renderer, Sample, Sampling, Vision
 
 COLUMNS_AT_A_TIME = 64
 """Slots are made for a multiple of so many tokens, so that a slightly longer row needs no new ones."""
-
-
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """A prompt that was taken in."""
-
-    ticket: int
-    """Its number in this batch, counted from 0."""
-    n_prompt_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Stepped:
-    """How an answer went on in a step."""
-
-    ticket: int
-    token_ids: tuple[int, ...]
-    """New ones, the stop token included."""
-    answer: Answer | None
-    """The whole answer, where it is finished by them; its row has left the batch."""
 
 
 class StepBatch:
@@ -57,6 +38,7 @@ class StepBatch:
         renderer: Renderer,
         grammars: Grammars,
         vision: Vision | None,
+        speculation: Speculation,
         *,
         batch_size: int,
         patient: bool,
@@ -68,11 +50,13 @@ class StepBatch:
             renderer: the run's renderer.
             grammars: compiles constraints.
             vision: of a vision model.
+            speculation: guesses tokens.
             batch_size: most rows at work at once, >= 1; fewer where memory is short.
             patient: whether rows may wait for others so that passes are wide (work of which all is known), or none may stop the others'
                 streams (a server).
         """
         self._reader, self._renderer, self._grammars, self._vision = reader, renderer, grammars, vision
+        self._speculation = speculation
         self._batch_size, self._patient = batch_size, patient
         self._cache = reader.new_cache()
         self._cache_tokens = cache_tokens_that_fit(reader.config, self._cache.dtype, self._cache.device)
@@ -209,6 +193,7 @@ class StepBatch:
     def _begin(self, row: Row) -> None:
         shared = common_length(self._prefix.token_ids, row.prompt.token_ids[:-1]) if self._prefix else 0
         row.slot = self._cache.open(self._prefix, shared)
+        row.text = self._speculation.text_of(row)
         self._rows.append(row)
 
     def _drop(self, row: Row) -> None:
@@ -231,14 +216,18 @@ class StepBatch:
             rows.append(row)
             spans.append(span)
             n_left -= len(span.token_ids)
+        read = [i for i, (row, span) in enumerate(zip(rows, spans, strict=True)) if span.stop >= len(row.prompt.token_ids)]
+        guesses = self._speculation.guesses([rows[i] for i in read], len(self._rows), fills_up=self._reader.fills_up)
+        for i, guess in zip(read, guesses, strict=True):
+            spans[i] = replace(spans[i], token_ids=[*spans[i].token_ids, *guess.draft], parents=range(ROOT, ROOT + guess.n_read))
         hidden_NH = self._reader.read(self._cache, spans)
-        ends = torch.tensor([len(span.token_ids) for span in spans]).cumsum(0) - 1
-        read = [i for i, row in enumerate(rows) if self._is_read(row)]
         if not read:
             return []
         if not self._patient:
             self._remember_beginning(rows[read[-1]])
-        return self._choose([rows[i] for i in read], hidden_NH[ends[read].to(hidden_NH.device)])
+        ends = torch.tensor([len(span.token_ids) for span in spans]).cumsum(0).tolist()
+        places = [place for i, guess in zip(read, guesses, strict=True) for place in range(ends[i] - 1 - guess.n_read, ends[i])]
+        return self._choose([rows[i] for i in read], guesses, hidden_NH[torch.tensor(places, device=hidden_NH.device)])
 
     def _next_of_prompt(self, row: Row) -> Span:
         n_read = self._cache.lengths[row.slot]
@@ -257,23 +246,44 @@ class StepBatch:
         self._last_prompt = prompt
 
     def _write(self, writing: Sequence[Row]) -> list[Stepped]:
-        """Read each row's last token and choose the next."""
-        spans = [Span(row.slot, row.n_tokens - 1, row.answer_ids[-1:], shift=row.shift) for row in writing]
-        return self._choose(writing, self._reader.read(self._cache, spans))
+        """Read each row's last token, and what may follow it, and choose the next."""
+        guesses = self._speculation.guesses(writing, len(writing), fills_up=self._reader.fills_up)
+        spans = [
+            Span(row.slot, row.n_tokens - 1, [row.answer_ids[-1], *guess.draft], shift=row.shift)
+            for row, guess in zip(writing, guesses, strict=True)
+        ]
+        self._speculation.tally.n_passes += 1
+        return self._choose(writing, guesses, self._reader.read(self._cache, spans))
 
-    def _choose(self, rows: Sequence[Row], hidden_MH: Tensor) -> list[Stepped]:
-        logits_MV = self._reader.logits(hidden_MH)
-        refuse_broken(logits_MV)
-        for logits_V, row in zip(logits_MV, rows, strict=True):
-            if row.matcher:
-                logits_V.masked_fill_(~row.matcher.allowed().to(logits_V.device), -torch.inf)
-        greedy = logits_MV.argmax(dim=-1).tolist()
+    def _choose(self, rows: Sequence[Row], guesses: Sequence[Guess], hidden_MH: Tensor) -> list[Stepped]:
+        """Choose tokens by what was read of each row: its last token and its draft."""
         steps: list[Stepped] = []
-        for i, row in enumerate(rows):
-            token = draw(logits_MV[i].cpu(), row.sampling, row.generator) if row.generator else greedy[i]
-            row.take(token, self._stop_ids)
-            answer = row.answer(self._renderer) if row.ended_by else None
-            if answer:
-                self._drop(row)
-            steps.append(Stepped(row.ticket, (token,), answer))
+        for some, hidden_NH in _few_at_a_time(list(zip(rows, guesses, strict=True)), hidden_MH):
+            logits_NV = self._reader.logits(hidden_NH)
+            refuse_broken(logits_NV)
+            likeliest = logits_NV.argmax(dim=-1).tolist()
+            n_before = 0
+            for row, guess in some:
+                own = slice(n_before, n_before + 1 + guess.n_read)
+                n_before = own.stop
+                chosen = row.choose(logits_NV[own], likeliest[own], guess.draft, self._stop_ids)
+                self._speculation.learn(row, guess, chosen)
+                self._cache.forget(row.slot, row.n_tokens - 1)
+                answer = row.answer(self._renderer) if row.ended_by else None
+                if answer:
+                    self._drop(row)
+                steps.append(Stepped(row.ticket, chosen, answer))
         return steps
+
+
+def _few_at_a_time(rows: Sequence[tuple[Row, Guess]], hidden_MH: Tensor) -> Iterator[tuple[list[tuple[Row, Guess]], Tensor]]:
+    """Rows in groups of at most ``HEAD_POSITIONS`` places, with their hidden states, so that few logits exist at the same time."""
+    group: list[tuple[Row, Guess]] = []
+    start = stop = 0
+    for row, guess in rows:
+        if stop + 1 + guess.n_read - start > HEAD_POSITIONS:
+            yield group, hidden_MH[start:stop]
+            group, start = [], stop
+        group.append((row, guess))
+        stop += 1 + guess.n_read
+    yield group, hidden_MH[start:stop]
