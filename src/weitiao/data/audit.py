@@ -52,7 +52,8 @@ class Facts:
         images = [self.images.of(path) for path in record.images] if is_kept else []
         text, turns = " ".join(asked.split()), turns_of(record)
         self.input_keys.append(hashed("\0".join([record.instruction, text, *map(str, images)])))
-        self.turn_keys.append(hashed("\0".join([*(f"{role}\1{' '.join(said.split())}" for role, said in turns), *map(str, images)])))
+        tidy = [f"{role}\1{text if said is asked else ' '.join(said.split())}" for role, said in turns]
+        self.turn_keys.append(hashed("\0".join([*tidy, *map(str, images)])))
         self.answer_keys.append(hashed(answer))
         self.id_keys.append(hashed(record.id))
         self.content_keys.append(hashed("\0".join([*chain.from_iterable(turns), answer, *map(str, images), *record.candidates])))

@@ -187,7 +187,8 @@ def _rest(problem: str) -> str:
 def _refuse_lost_bytes(fields: Mapping[str, Any], origin: str) -> None:
     """Refuse lone surrogates: bytes that did not fit the file's encoding, or a broken escape in JSON. No tokenizer can take them."""
     try:
-        plain(fields).encode()
+        for value in fields.values():
+            (value if isinstance(value, str) else plain({"": value})).encode()
     except UnicodeEncodeError as err:
         lost = err.object[err.start]
         is_byte = "\udc80" <= lost <= "\udcff"

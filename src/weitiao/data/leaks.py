@@ -48,7 +48,8 @@ class LeakCounter:
         self._named: Counter[str] = Counter()
         self._named_elsewhere: Counter[str] = Counter()
         self._origins: dict[str, list[str]] = {}
-        self._labels: set[str] = set()
+        self._labels: dict[str, str] = {}
+        """Label -> the label without case."""
 
     def add(self, record: Record) -> None:
         """Look at a row; one without a label is passed over."""
@@ -62,10 +63,10 @@ class LeakCounter:
         if len(self._labels) > MAX_LABELS:
             return
         self._rows.update(record.labels)
-        self._labels.update(record.labels)
+        self._labels |= {label: label.casefold() for label in record.labels if label not in self._labels}
         lowered = record.text.casefold()
-        for label in self._labels:
-            if len(label) > 1 and label.casefold() in lowered:
+        for label, name in self._labels.items():
+            if len(label) > 1 and name in lowered:
                 own = label in record.labels
                 (self._named if own else self._named_elsewhere)[label] += 1
                 if own and len(origins := self._origins.setdefault(label, [])) < N_EXAMPLES:
