@@ -169,7 +169,7 @@ def test_logits_exist_only_where_they_are_needed_and_never_many_at_once(loaded: 
     hook = loaded.network.lm_head.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0].reshape(-1, 32).shape[0]))
     rows = [Sample(str(i), f"rows:{i}", (text_message("user", "问" * 30), text_message("assistant", "答" * 60))) for i in range(8)]
     try:
-        engine = engine_of(loaded, packed=False)
+        engine = engine_of(loaded, packed=False, speculative=False)
         list(engine.generate(rows, GREEDY))
         assert seen == [8] * 4, "one position per row and new token, also while prompts are read"
         seen.clear()
