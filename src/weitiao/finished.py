@@ -1,9 +1,8 @@
-"""What a finished run is used for: scoring, answering, talking, exporting and reporting again. Each verb needs the run folder only."""
+"""What a finished run is used for: scoring, answering, exporting and reporting again. Each verb needs the run folder only."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -13,46 +12,10 @@ from weitiao.errors import CommandError
 from weitiao.predict import PredictSummary, predict_file
 from weitiao.recipe import Recipe
 from weitiao.recipe.sections import Export
-from weitiao.seams import Artifact, Engine, Record, RunSummary, Sample, Sampling, Scores, Task
+from weitiao.seams import Artifact, Engine, RunSummary, Sample, Scores, Task
 
 KEPT_AT_TRAINING = frozenset({"recipe.yaml", "run.json", "data.json", "baseline", "cache", "track.jsonl", "swanlog"})
 """What a run holds that does not follow from its training."""
-
-
-@dataclass(frozen=True)
-class ChatSession:
-    """A conversation with a tuned model."""
-
-    engine: Engine
-    task: Task
-    system: str | None
-    max_new_tokens: int
-
-    def ask(self, text: str) -> str:
-        """Answer one text by itself, in the task's own prompt.
-
-        Args:
-            text: what the user typed.
-
-        Returns:
-            The answer.
-        """
-        sample = self.task.make_sample(Record("typed", "typed", text))
-        return dict(self.engine.generate([sample], Sampling(self.max_new_tokens)))[0].text
-
-
-def chat_run(path: Path) -> ChatSession:
-    """Load a run to talk to it.
-
-    Args:
-        path: a run folder.
-
-    Returns:
-        A session.
-    """
-    run = runs.read_run(path)
-    engine, task, recipe = _tuned_engine(run)
-    return ChatSession(engine, task, recipe.data.system, recipe.evaluate.max_new_tokens)
 
 
 def evaluate_run(path: Path, other: Path | None = None, baseline: bool = False) -> Scores:

@@ -10,6 +10,7 @@ import yaml
 from weitiao import pipeline
 from weitiao.finished import evaluate_run
 from weitiao.recipe import load_recipe
+from weitiao.trying import tuned_model
 
 DOCUMENTS = {
     "a.txt": "小区垃圾堆积成山，物业不接电话。电梯坏了三天。",
@@ -74,6 +75,7 @@ def test_a_beginning_is_continued_to_the_documents_end_and_never_repeated(stages
     before = {row["question"]: row["answer"] for row in read(stages[0] / "baseline" / "questions.json")}
     assert before.keys() == said.keys()
     assert before != said
+    assert tuned_model(stages[0])("小区垃圾堆积成山，", None).answer == said["小区垃圾堆积成山，"]
 
 
 def test_a_second_run_goes_on_from_the_first_and_learns_its_answers(stages: tuple[Path, Path]) -> None:

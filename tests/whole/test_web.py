@@ -56,9 +56,9 @@ def test_the_base_answers_without_the_adapter(tmp_path: Path) -> None:
     (run / "run.json").write_text(json.dumps({"status": "finished"}), encoding="utf-8")
     (run / "data.json").write_text(json.dumps({"statistics": {}}), encoding="utf-8")
     opened = runs.read_run(run)
-    base, tuned, is_vision = both_models(opened, *answering.task_of(opened))
+    base, tuned, is_vision = both_models(opened)
     (alone, _, _), (whole, _, _) = (answering.embedded_engine(opened, tuned=tuned) for tuned in (False, True))
-    other_base, other_tuned, _ = both_models(opened, *answering.task_of(opened))
+    other_base, other_tuned, _ = both_models(opened)
     for text in sentences(3):
         sample = answering.task_of(opened)[0].make_sample(Record("typed", "typed", text))
         expected = [dict(engine.generate([sample], Sampling(12)))[0].text for engine in (alone, whole)]

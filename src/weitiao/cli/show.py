@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from weitiao.preview import LookRow
     from weitiao.seams import Artifact, Comparison, DataReport, RunSummary, Scores
+    from weitiao.web import Shown
 
 SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
@@ -139,6 +140,13 @@ def show_facts(facts: Mapping[str, Any]) -> None:
     width = max(len(name) for name in facts)
     for name, value in facts.items():
         say(f"{name:<{width}}  {value}")
+
+
+def show_answer(shown: Shown) -> None:
+    """What a model said, or why it said nothing; below a label, the likeliest labels with their probabilities."""
+    say(shown.problem or shown.answer)
+    for label, probability in shown.likeliest:
+        say(f"{probability:>7.1%}  {label}")
 
 
 def say(line: str) -> None:

@@ -248,19 +248,19 @@ def chat(
 ) -> None:
     """Talk to a run's tuned model.
 
-    An empty line or Ctrl-D ends it; with --web, Ctrl-C.
+    Labels come with their probabilities. An empty line or Ctrl-D ends it; with --web, Ctrl-C.
     """
     path = _found(run)
     if web:
         from weitiao.cli.page import show_page
 
         return show_page(path, port)
-    from weitiao import finished
-    from weitiao.cli.show import ask, say
+    from weitiao import trying
+    from weitiao.cli.show import ask, show_answer
 
-    session = finished.chat_run(path)
+    answer = trying.tuned_model(path)
     while question := ask():
-        say(session.ask(question))
+        show_answer(answer(question, None))
     return None
 
 

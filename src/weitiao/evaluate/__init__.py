@@ -8,12 +8,14 @@ What counts as right is the task's business. Knows nothing of models, tokens or 
 from weitiao.evaluate.answers import ask
 from weitiao.evaluate.confidence import Calibration
 from weitiao.evaluate.measure import NOTHING, calibrate, compare, load_scores, measure
+from weitiao.evaluate.questions import answer_questions
 from weitiao.evaluate.score import comparison_json, scores_json
 from weitiao.evaluate.suspects import find_suspects
 
 __all__ = [
     "NOTHING",
     "Calibration",
+    "answer_questions",
     "ask",
     "calibrate",
     "compare",

@@ -27,6 +27,11 @@ class Shown:
     problem: str = ""
     """Why there is no answer; empty where there is one."""
 
+    @property
+    def likeliest(self) -> list[tuple[str, float]]:
+        """Labels with their probabilities, the likeliest first, ``MOST_LABELS`` at most; empty where labels were not scored."""
+        return sorted((self.probabilities or {}).items(), key=lambda item: -item[1])[:MOST_LABELS]
+
 
 def draw(shown: Shown, kind: str, text: str) -> str:
     """The HTML of an answer.
@@ -55,11 +60,11 @@ def formula(shown: Shown) -> str:
 def _labels(shown: Shown, _text: str) -> Markup:
     if not shown.probabilities:
         return Markup("<p><b>{}</b></p>").format(shown.prediction)
-    ordered = sorted(shown.probabilities.items(), key=lambda item: -item[1])[:MOST_LABELS]
     row = Markup(
         '<tr><th>{}</th><td class="weitiao-bar"><span style="width:{:.1f}%"></span></td><td class="weitiao-number">{:.1%}</td></tr>'
     )
-    return Markup('<table class="weitiao-labels">{}</table>').format(Markup("").join(row.format(name, 100 * p, p) for name, p in ordered))
+    rows = Markup("").join(row.format(name, 100 * p, p) for name, p in shown.likeliest)
+    return Markup('<table class="weitiao-labels">{}</table>').format(rows)
 
 
 def _entities(shown: Shown, text: str) -> Markup:
