@@ -75,4 +75,4 @@ def test_plain_transformers_loads_the_folder() -> None:
 
 def test_the_package_runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "weitiao", "models", "list"], capture_output=True, text=True, check=True)
-    assert "bundled:tiny-vl" in done.stdout
+    assert "bundled:tiny-vl" in done.stderr
