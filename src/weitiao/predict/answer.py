@@ -7,17 +7,17 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from weitiao import data, evaluate
 from weitiao.errors import CommandError, EngineError, RowError
 from weitiao.log import logger, progress
 from weitiao.predict.confidence import calibrated, require_likelihood, token_confidence
-from weitiao.predict.files import Append, Rejections, alone, answered_ids, appending, unsure_path
-from weitiao.predict.keys import UniqueIds
+from weitiao.predict.files import alone, answered_ids, unsure_path
+from weitiao.predict.keys import Keys, UniqueIds
+from weitiao.predict.ledger import Ledger, PredictSummary
 from weitiao.recipe import Recipe
 from weitiao.seams import Answer, Engine, Sample, Task
 
@@ -27,24 +27,6 @@ REMEMBERED = 16384
 """Latest distinct prompts whose answers are kept for equal ones."""
 TOGETHER = 64
 """Answers whose tokens' probabilities are asked for together."""
-
-
-@dataclass(frozen=True, slots=True)
-class PredictSummary:
-    """What became of the rows of a file."""
-
-    n_answered: int
-    """Rows written to ``output`` by this call."""
-    n_unsure: int
-    """Rows written to ``unsure`` by this call."""
-    n_already: int
-    """Rows that an earlier call had answered."""
-    n_rejected: int
-    output: Path
-    unsure: Path | None
-    """Where rows below ``--min-confidence`` lie, where it was given."""
-    rejected: Path | None
-    """``rejected.jsonl`` beside the output, where a row was rejected."""
 
 
 def predict_file(
@@ -84,44 +66,28 @@ def predict_file(
         raise CommandError("answers are written as .jsonl", where=str(output), hint="name the output answers.jsonl")
     if min_confidence is not None and task.answer_mode == "generate":
         require_likelihood(engine)
-    unsure = unsure_path(output)
     with alone(output), ExitStack() as stack:
         total = data.count_rows(source, recipe.data, task.kind)
-        done = answered_ids(output, unsure)
-        advance = stack.enter_context(progress("predicting", total))
-        rejections = Rejections(output, stack)
-
-        def reject(origin: str, reason: str) -> None:
-            rejections.add(origin, reason)
-            advance(1)
-
-        sure_file = stack.enter_context(appending(output))
-        unsure_file = stack.enter_context(appending(unsure)) if min_confidence is not None else sure_file
-        asker = _Asker(engine, task, recipe, reject, temperature, with_confidence=min_confidence is not None)
-        counts = {"answered": 0, "unsure": 0, "already": 0}
-        names = UniqueIds()
-        samples = data.stream_file(source, recipe.data, task, reject, candidates=candidates)
-        while rows := list(islice(samples, window)):
-            named = [replace(sample, id=names.of(sample.id)) for sample in rows]
-            new = [sample for sample in named if sample.id not in done]
-            counts["already"] += len(named) - len(new)
-            advance(len(named) - len(new))
+        done = answered_ids(output, unsure_path(output))
+        ledger = Ledger(output, task, min_confidence, stack.enter_context(progress("predicting", total)), stack)
+        asker = _Asker(engine, task, recipe, ledger.reject, temperature, with_confidence=min_confidence is not None)
+        samples = data.stream_file(source, recipe.data, task, ledger.reject, candidates=candidates)
+        for new in _new_rows(samples, done, window, ledger.pass_over):
             for sample, answer, confidence in asker.answers(new):
-                is_sure = min_confidence is None or (confidence or 0.0) >= min_confidence
-                _write(sure_file if is_sure else unsure_file, sample, answer, confidence, task, with_prompt=not is_sure)
-                counts["answered" if is_sure else "unsure"] += 1
-                advance(1)
+                ledger.write(sample, answer, confidence)
     if asker.n_repeated:
         logger.info("%d rows had the prompt of another row and were not asked again", asker.n_repeated)
-    return PredictSummary(
-        n_answered=counts["answered"],
-        n_unsure=counts["unsure"],
-        n_already=counts["already"],
-        n_rejected=rejections.n_rows,
-        output=output,
-        unsure=unsure if min_confidence is not None else None,
-        rejected=rejections.path if rejections.n_rows else None,
-    )
+    return ledger.summary()
+
+
+def _new_rows(samples: Iterator[Sample], done: Keys, window: int, pass_over: Callable[[int], None]) -> Iterator[list[Sample]]:
+    """Rows, each with an id of its own, a window at a time; those that are done are only counted."""
+    names = UniqueIds()
+    while rows := list(islice(samples, window)):
+        named = [replace(sample, id=names.of(sample.id)) for sample in rows]
+        new = [sample for sample in named if sample.id not in done]
+        pass_over(len(named) - len(new))
+        yield new
 
 
 Answered = tuple[Sample, Answer, float | None]
@@ -215,29 +181,3 @@ def prompt_key(sample: Sample) -> bytes:
     turns = [[message.role, [[part.text, str(part.image or "")] for part in message.parts]] for message in messages]
     text = json.dumps([turns, list(sample.candidates)], ensure_ascii=False)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
-def _write(append: Append, sample: Sample, answer: Answer, confidence: float | None, task: Task, *, with_prompt: bool) -> None:
-    prediction = task.parse(answer, sample)
-    row: dict[str, Any] = {
-        "id": sample.id,
-        "origin": sample.origin,
-        "answer": answer.text,
-        "prediction": prediction.value,
-        "is_valid": prediction.is_valid,
-        "ended_by": answer.ended_by,
-    }
-    if answer.label_probabilities is not None:
-        row["probabilities"] = dict(answer.label_probabilities)
-    if confidence is not None:
-        row["confidence"] = confidence
-    if answer.nll is not None:
-        row |= {"nll": answer.nll, "n_scored_tokens": answer.n_scored_tokens}
-    if prediction.flags:
-        row["flags"] = list(prediction.flags)
-    if with_prompt:
-        users = [message for message in sample.prompt if message.role == "user"]
-        row["prompt"] = users[-1].text if users else ""
-        row["images"] = [str(part.image) for message in sample.prompt for part in message.parts if part.image is not None]
-        row["candidates"] = list(sample.candidates)
-    append({name: value for name, value in row.items() if not (name in ("images", "candidates") and not value)})
