@@ -72,7 +72,7 @@ def main() -> None:
     class EndedError(Exception):
         """Nothing is saved for use: only the loop is measured."""
 
-    def save(_network: Any, _folder: Path) -> None:
+    def save(_folder: Path) -> None:
         raise EndedError
 
     peer_worker.watch()

@@ -193,7 +193,7 @@ def _hooks(job: Job, tunable: LoadedModel, metric: str) -> train.TrainHooks:
         evaluate=score,
         metric=metric,
         lower_is_better=metric in task.lower_is_better,
-        save=lambda _network, folder: model.save_checkpoint(tunable, template, facts, folder),
+        save=lambda folder: model.save_checkpoint(tunable, template, facts, folder),
         restore=lambda folder: model.restore_weights(tunable, folder),
         log=log,
     )

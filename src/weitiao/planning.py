@@ -114,7 +114,7 @@ def _measured(recipe: Recipe, steps: Steps) -> tuple[float, int]:
         evaluate=lambda _step: {},
         metric="",
         lower_is_better=False,
-        save=lambda _network, _folder: None,
+        save=lambda _folder: None,
         restore=lambda _folder: tunable,
         log=note,
     )

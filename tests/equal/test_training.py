@@ -61,9 +61,9 @@ def train_tiny(
     def evaluate(_step: int) -> dict[str, float]:
         return {"score": noted.scores.pop(0)} if noted.scores else {}
 
-    def save(network: Any, path: Path) -> None:
+    def save(path: Path) -> None:
         noted.saved.append(path)
-        network.save_pretrained(path)
+        model.network.save_pretrained(path)
 
     hooks = TrainHooks(evaluate, "score", False, save, lambda path: restore_weights(model, path), log or noted.logged.append)
     steps = plan_steps(rows(), batch_tokens=8192, batch_rows=8, micro_batch_tokens=60, packing=True, share_prefix=True, seed=SEED)

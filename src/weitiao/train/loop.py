@@ -42,7 +42,7 @@ class TrainHooks:
     metric: str
     """The metric that chooses the best checkpoint."""
     lower_is_better: bool
-    save: Callable[[Any, Path], None]
+    save: Callable[[Path], None]
     """Writes the network's weights as a folder that answers can be got from."""
     restore: Callable[[Path], LoadedModel]
     """Puts such a folder's weights back into the network."""
@@ -89,7 +89,7 @@ def run_training(
     if flag.is_set:
         raise KeyboardInterrupt(f"after step {trainer.state.global_step}; a checkpoint was saved")
     if trainer.state.best_global_step is None:
-        hooks.save(model.network, best)
+        hooks.save(best)
     return TrainResult(
         model=hooks.restore(best),
         checkpoint=best,
@@ -238,7 +238,7 @@ class _SegmentTrainer(Trainer):
         self.state.log_history.append({"step": self.state.global_step, "evaluation": value})
         if better:
             self.state.best_metric, self.state.best_global_step = value, self.state.global_step
-            self.hooks.save(self.model, self.best)
+            self.hooks.save(self.best)
         since = [entry for entry in self.state.log_history if "evaluation" in entry and entry["step"] > (self.state.best_global_step or 0)]
         if self.section.early_stopping_patience and len(since) >= self.section.early_stopping_patience:
             logger.info("no better %s in %d evaluations: stopping early", self.hooks.metric, len(since))
