@@ -1,10 +1,11 @@
-"""Answers per second: the embedded engine beside transformers' own ``generate`` in batches of 8, in turn, on the same rows.
+"""Answers per second: the embedded engine, with and without guessed tokens, beside transformers' own ``generate``, in turn.
 
-Run as ``python -m bench.answers [--rows N] [--rounds N] [--model NAME] [--threads N] [--batch-size N] [--json]``.
+Run as ``python -m bench.answers [--rows N] [--rounds N] [--model NAME | --run RUN] [--threads N] [--batch-size N] [--ours] [--json]``.
 
-Classification (a shared instruction of about 300 tokens, 5 answer tokens at most) and extraction (up to 120 answer tokens), greedy and
-unconstrained on both sides so that answers can be compared; then, for the embedded engine alone, classification by scoring labels and
-extraction held to its schema. Time is the processor's where one thread works, so that neighbours on the machine do not count.
+Classification (a shared instruction of about 300 tokens, 5 answer tokens at most) and extraction (up to 120 answer tokens), greedy. Free on
+all sides so that answers can be compared (``generate``: batches of 8); for the embedded engine also classification by scoring labels, and
+extraction held to its schema. With ``--run``, the tuned model of a finished extraction run answers that run's own test rows.
+Time is the processor's where one thread works, so that neighbours on the machine do not count.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -24,7 +26,7 @@ import torch
 
 from bench.rows import LABELS, make_rows
 from bench.shapes import gemm_rate
-from weitiao import chat, infer, model
+from weitiao import answering, chat, infer, model, runs
 from weitiao.demo.complaints import make_complaints
 from weitiao.recipe.sections import Chat, Model
 from weitiao.seams import Answer, Constraint, LoadedModel, Renderer, Sample, Sampling, text_message
@@ -47,6 +49,13 @@ SCHEMA = {
 }
 
 
+COMPARED = (
+    ("embedded", "embedded, nothing guessed"),
+    ("embedded", "generate"),
+    ("embedded, held to the schema", "embedded, held to the schema, nothing guessed"),
+)
+
+
 @dataclass(frozen=True)
 class Work:
     """Rows of one kind, and how long their answers may be."""
@@ -54,6 +63,8 @@ class Work:
     name: str
     samples: list[Sample]
     max_new_tokens: int
+    constraint: Callable[[Sample], Constraint | None]
+    """What answers of the variant that is held are held to."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,8 @@ class Result:
     seconds: float
     peak_bytes: int
     """Memory of the process at its highest, weights of the network included."""
+    passes: dict[str, int] = field(default_factory=dict)
+    """Over answers, and what became of guessed tokens."""
 
 
 def works(n_rows: int) -> list[Work]:
@@ -71,7 +84,16 @@ def works(n_rows: int) -> list[Work]:
     texts = [row["instruction"] for row in make_complaints(n_rows, 7)]
     classify = [_sample(str(i), CLASSIFY, text) for i, text in enumerate(texts)]
     extract = [_sample(str(i), row[0]["content"], row[1]["content"]) for i, row in enumerate(make_rows("extraction", n_rows))]
-    return [Work("classification", classify, 5), Work("extraction", extract, 120)]
+    held = Constraint(json_schema=SCHEMA)
+    return [Work("classification", classify, 5, lambda _sample: None), Work("extraction", extract, 120, lambda _sample: held)]
+
+
+def work_of_run(run: runs.Run, n_rows: int) -> Work:
+    """The test rows of a finished extraction run."""
+    task, recipe = answering.task_of(run)
+    rows = [json.loads(line) for line in (run.path / "tuned" / "answers.jsonl").read_text(encoding="utf-8").splitlines()[:n_rows]]
+    samples = [_sample(row["id"], recipe.data.system or "", row["prompt"]) for row in rows]
+    return Work("extraction", samples, recipe.evaluate.max_new_tokens, task.constraint)
 
 
 def _sample(name: str, system: str, text: str) -> Sample:
@@ -100,6 +122,16 @@ def by_generate(loaded: LoadedModel, renderer: Renderer, work: Work) -> list[Ans
 def in_order(answers: Iterator[tuple[int, Answer]]) -> list[Answer]:
     """Answers in the order of their rows."""
     return [answer for _, answer in sorted(answers, key=lambda pair: pair[0])]
+
+
+def by_engine(loaded: LoadedModel, renderer: Renderer, work: Work, batch_size: int, **how: bool) -> Result:
+    """The embedded engine's greedy answers; ``how`` says ``held`` to the constraint, and ``speculative``."""
+    engine = infer.make_engine(loaded, renderer, batch_size, speculative=how["speculative"])
+    constraint = work.constraint if how["held"] else None
+    result = measured(lambda: in_order(engine.generate(work.samples, Sampling(max_new_tokens=work.max_new_tokens), constraint)))
+    tally = engine.tally
+    passes = {"passes": tally.n_passes, "drafted": tally.n_drafted, "accepted": tally.n_accepted}
+    return replace(result, passes=passes)
 
 
 def measured(work: Callable[[], list[Answer]]) -> Result:
@@ -151,39 +183,57 @@ def figures(loaded: LoadedModel, results: list[Result], n_shared: int, rate: flo
         "share_of_gemm_rate": round(needed_flop(loaded, answers, n_shared) / seconds / rate, 3),
         "peak_gigabytes": round(max(result.peak_bytes for result in results) / 1e9, 2),
         "seconds": [round(result.seconds, 1) for result in results],
+        **results[0].passes,
     }
 
 
-def compare(loaded: LoadedModel, renderer: Renderer, work: Work, batch_size: int, n_rounds: int) -> dict[str, Any]:
-    """Both engines in turn on one kind of work, and what only the embedded one does."""
-    engine = infer.make_engine(loaded, renderer, batch_size)
-    greedy = Sampling(max_new_tokens=work.max_new_tokens)
-    plain, embedded = [], []
-    for _ in range(n_rounds):
-        embedded.append(measured(lambda: in_order(engine.generate(work.samples, greedy))))
-        plain.append(measured(lambda: by_generate(loaded, renderer, work)))
+def variants(loaded: LoadedModel, renderer: Renderer, work: Work, batch_size: int, *, ours: bool) -> dict[str, Callable[[], Result]]:
+    """What is measured of one kind of work; the first two and ``generate`` give free answers, which must be equal."""
+
+    def embedded(*, held: bool, speculative: bool) -> Callable[[], Result]:
+        return lambda: by_engine(loaded, renderer, work, batch_size, held=held, speculative=speculative)
+
+    found = {
+        "embedded": embedded(held=False, speculative=True),
+        "embedded, nothing guessed": embedded(held=False, speculative=False),
+    }
+    if not ours:
+        found["generate"] = lambda: measured(lambda: by_generate(loaded, renderer, work))
     if work.name == "classification":
-        extra = "embedded, labels scored"
-        other = measured(lambda: in_order(engine.score_labels(work.samples, lambda _sample: LABELS)))
+        engine = infer.make_engine(loaded, renderer, batch_size)
+        found["embedded, labels scored"] = lambda: measured(lambda: in_order(engine.score_labels(work.samples, lambda _sample: LABELS)))
     else:
-        extra = "embedded, held to the schema"
-        other = measured(lambda: in_order(engine.generate(work.samples, greedy, lambda _sample: Constraint(json_schema=SCHEMA))))
+        found["embedded, held to the schema"] = embedded(held=True, speculative=True)
+        found["embedded, held to the schema, nothing guessed"] = embedded(held=True, speculative=False)
+    return found
+
+
+def compare(loaded: LoadedModel, work: Work, found: dict[str, Callable[[], Result]], n_rounds: int, renderer: Renderer) -> dict[str, Any]:
+    """All variants in turn on one kind of work."""
+    results: dict[str, list[Result]] = {name: [] for name in found}
+    for _ in range(n_rounds):
+        for name, measure in found.items():
+            results[name].append(measure())
+            print(f"{work.name}, {name}: {results[name][-1].seconds:.1f} s", file=sys.stderr, flush=True)
     prompts = [renderer.prompt(sample.prompt).input_ids for sample in work.samples]
     low, high = min(prompts), max(prompts)
     n_shared = next(i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b)
     rate = gemm_rate(loaded.network.config, 512, loaded.dtype)
-    pairs = zip(embedded[0].answers, plain[0].answers, strict=True)
+    seconds = {name: sum(result.seconds for result in each) for name, each in results.items()}
     return {
         "rows": len(work.samples),
         "mean_prompt_tokens": round(sum(map(len, prompts)) / len(prompts), 1),
         "shared_tokens": n_shared,
         "gemm_gigaflop_per_second": round(rate / 1e9, 1),
-        "equal_answers": round(sum(a.text == b.text for a, b in pairs) / len(prompts), 3),
-        "times_as_fast": round(sum(result.seconds for result in plain) / sum(result.seconds for result in embedded), 2),
-        "embedded": figures(loaded, embedded, n_shared, rate),
-        f"generate, batches of {N_PLAIN}": figures(loaded, plain, 0, rate),
-        extra: figures(loaded, [other], n_shared, rate),
+        "equal_answers": {f"{a} = {b}": _equal(results[a][0], results[b][0]) for a, b in COMPARED if a in results and b in results},
+        "times_as_fast": {f"{a} / {b}": round(seconds[b] / seconds[a], 2) for a, b in COMPARED if a in results and b in results},
+        **{name: figures(loaded, each, 0 if name == "generate" else n_shared, rate) for name, each in results.items()},
     }
+
+
+def _equal(some: Result, others: Result) -> float:
+    """Share of rows with the same answer."""
+    return round(sum(a.text == b.text for a, b in zip(some.answers, others.answers, strict=True)) / len(some.answers), 3)
 
 
 def main() -> None:
@@ -191,18 +241,27 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=128, help="rows of each kind")
     parser.add_argument("--rounds", type=int, default=2, help="passes of each engine, in turn")
     parser.add_argument("--model", default="bundled:qwen2.5-coder-0.5b-instruct")
+    parser.add_argument("--run", type=Path, help="a finished extraction run whose tuned model answers its own test rows")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--batch-size", type=int, default=64, help="rows that the embedded engine answers at once")
     parser.add_argument("--only", choices=["classification", "extraction"])
+    parser.add_argument("--ours", action="store_true", help="leave transformers' generate out")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout and nothing else")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
-    loaded = model.load_base(Model(path=chosen.model))
-    renderer = chat.make_renderer(loaded.processor, Chat())
-    found: dict[str, Any] = {"model": chosen.model, "threads": chosen.threads, "dtype": str(loaded.dtype), "batch_size": chosen.batch_size}
-    for work in works(chosen.rows):
+    if chosen.run:
+        run = runs.read_run(chosen.run)
+        _, loaded, renderer = answering.embedded_engine(run)
+        kinds = [work_of_run(run, chosen.rows)]
+    else:
+        loaded = model.load_base(Model(path=chosen.model))
+        renderer = chat.make_renderer(loaded.processor, Chat())
+        kinds = works(chosen.rows)
+    found: dict[str, Any] = {"model": loaded.name, "threads": chosen.threads, "dtype": str(loaded.dtype), "batch_size": chosen.batch_size}
+    for work in kinds:
         if chosen.only in (None, work.name):
-            found[work.name] = compare(loaded, renderer, work, chosen.batch_size, chosen.rounds)
+            measures = variants(loaded, renderer, work, chosen.batch_size, ours=chosen.ours)
+            found[work.name] = compare(loaded, work, measures, chosen.rounds, renderer)
             print(json.dumps({work.name: found[work.name]}, indent=2, ensure_ascii=False), file=sys.stderr, flush=True)
     if chosen.json:
         print(json.dumps(found, ensure_ascii=False))
