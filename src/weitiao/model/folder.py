@@ -9,10 +9,17 @@ from pathlib import Path
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
-def lacks(folder: Path) -> str | None:
-    """Say what keeps ``folder`` from being a model; None where nothing does."""
+def lacks(folder: Path, *, weights: bool = True) -> str | None:
+    """Say what keeps ``folder`` from being a model, or, without ``weights``, from having a tokenizer; None where nothing does."""
     if not (folder / "config.json").is_file():
         return "it holds no config.json"
+    problem = _lacking_weights(folder) if weights else None
+    if problem is None and not any((folder / name).is_file() for name in TOKENIZERS):
+        return f"it holds no tokenizer ({', '.join(TOKENIZERS)})"
+    return problem
+
+
+def _lacking_weights(folder: Path) -> str | None:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         shards = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
@@ -24,8 +31,6 @@ def lacks(folder: Path) -> str | None:
         return (
             "its weights are pickles (.bin, .pt), which can run code; only safetensors are read" if pickled else "it holds no safetensors"
         )
-    if not any((folder / name).is_file() for name in TOKENIZERS):
-        return f"it holds no tokenizer ({', '.join(TOKENIZERS)})"
     return None
 
 

@@ -16,8 +16,11 @@ from weitiao.hubs import Wanted, chosen_hubs, hubs_that_answer, huggingface_in_s
 from weitiao.log import Advance, logger, progress
 from weitiao.model.folder import lacks
 
-ALLOWED = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]
-"""Weights, settings, tokenizer and template; no pickles and no code."""
+SETTINGS = ["*.json", "*.txt", "*.jinja", "*.model"]
+"""Settings, tokenizer, image processor and template: a few megabytes."""
+
+ALLOWED = ["*.safetensors", *SETTINGS]
+"""With the weights; no pickles and no code."""
 
 IGNORED = ["*/*"]
 """Copies of the model in other forms lie in folders of the repository."""
@@ -26,12 +29,13 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 MEGABYTE = 1_000_000
 
 
-def resolve_hub(name: str, revision: str | None) -> Path:
+def resolve_hub(name: str, revision: str | None, *, weights: bool = True) -> Path:
     """Return the folder of a hub's model, downloaded first where no cache has it. Files that have arrived are kept.
 
     Args:
         name: ``OWNER/NAME``.
         revision: branch, tag or commit; the hub's default branch when None.
+        weights: whether they are needed; without, only the small files are fetched.
 
     Returns:
         The snapshot's folder, as the hub's own client names it.
@@ -43,13 +47,13 @@ def resolve_hub(name: str, revision: str | None) -> Path:
     hubs = chosen_hubs()
     for hub in hubs:
         cached = FIND_CACHED[hub](name, revision)
-        if cached is not None and lacks(cached) is None:
+        if cached is not None and lacks(cached, weights=weights) is None:
             logger.info("%s: from the cache of %s", name, hub)
             return cached
     refusals: list[ModelError] = []
     for hub in hubs_that_answer(hubs, _wanted(name, revision)):
         try:
-            return FETCH[hub](name, revision)
+            return FETCH[hub](name, revision, ALLOWED if weights else SETTINGS)
         except ModelError as err:
             refusals.append(err)
     raise refusals[0]
@@ -58,6 +62,10 @@ def resolve_hub(name: str, revision: str | None) -> Path:
 def _wanted(name: str, revision: str | None) -> Wanted:
     instead = "without a hub: a folder with the weights, or model.path=bundled:qwen2.5-coder-0.5b-instruct"
     return Wanted(name, "model", ModelError, name, instead, "files that have arrived are kept", revision)
+
+
+def _noun(name: str, patterns: list[str]) -> str:
+    return name if patterns == ALLOWED else f"the tokenizer of {name}"
 
 
 # ---- Hugging Face -----------------------------------------------------------------------------------------------------
@@ -73,21 +81,21 @@ def _cached_by_huggingface(name: str, revision: str | None) -> Path | None:
         return None
 
 
-def _fetch_from_huggingface(name: str, revision: str | None) -> Path:
+def _fetch_from_huggingface(name: str, revision: str | None, patterns: list[str]) -> Path:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
 
     with huggingface_in_sentences(_wanted(name, revision), is_fetching=False):
         files = HfApi().model_info(name, revision=revision, files_metadata=True).siblings or []
     sizes = {file.rfilename: file.size or 0 for file in files}
-    wanted = list(filter_repo_objects(sizes, allow_patterns=ALLOWED, ignore_patterns=IGNORED))
+    wanted = list(filter_repo_objects(sizes, allow_patterns=patterns, ignore_patterns=IGNORED))
     total = sum(sizes[file] for file in wanted) // MEGABYTE
     with (
         huggingface_in_sentences(_wanted(name, revision), is_fetching=True),
-        progress(f"fetching {name} from Hugging Face", total, "MB") as advance,
+        progress(f"fetching {_noun(name, patterns)} from Hugging Face", total, "MB") as advance,
     ):
         folder = snapshot_download(
-            name, revision=revision, allow_patterns=ALLOWED, ignore_patterns=IGNORED, tqdm_class=_reporting_bar(advance)
+            name, revision=revision, allow_patterns=patterns, ignore_patterns=IGNORED, tqdm_class=_reporting_bar(advance)
         )
     return Path(folder)
 
@@ -129,17 +137,17 @@ def _cached_by_modelscope(name: str, revision: str | None) -> Path | None:
         return None
 
 
-def _fetch_from_modelscope(name: str, revision: str | None) -> Path:
+def _fetch_from_modelscope(name: str, revision: str | None, patterns: list[str]) -> Path:
     from modelscope.hub.snapshot_download import snapshot_download
 
     with (
         modelscope_in_sentences(_wanted(name, revision), is_fetching=False),
-        progress(f"fetching {name} from ModelScope", None, "MB") as advance,
+        progress(f"fetching {_noun(name, patterns)} from ModelScope", None, "MB") as advance,
     ):
         folder = snapshot_download(
             name,
             revision=revision,
-            allow_patterns=ALLOWED,
+            allow_patterns=patterns,
             ignore_patterns=IGNORED,
             progress_callbacks=[_reporting_callback(advance)],
         )
@@ -160,7 +168,7 @@ def _reporting_callback(advance: Advance) -> type[Any]:
     return Callback
 
 
-FETCH: dict[str, Callable[[str, str | None], Path]] = {
+FETCH: dict[str, Callable[[str, str | None, list[str]], Path]] = {
     "huggingface": _fetch_from_huggingface,
     "modelscope": _fetch_from_modelscope,
 }

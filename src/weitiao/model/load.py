@@ -55,7 +55,7 @@ def find_folder(section: Model) -> Path:
 
 
 def load_processor(section: Model) -> Any:
-    """Load only the tokenizer of the model that a run starts from; for a vision model its image processor too.
+    """Load only the tokenizer of the model that a run starts from; for a vision model its image processor too. No weights are fetched.
 
     Args:
         section: the recipe's ``model``.
@@ -66,7 +66,8 @@ def load_processor(section: Model) -> Any:
     Raises:
         ModelError: the folder cannot be found or has no tokenizer that can be read.
     """
-    return _load_processor(find_folder(section), trust_remote_code=section.trust_remote_code)
+    folder = _ordinary_folder(resolve_weights(section.path, section.revision, weights=False))
+    return _load_processor(folder, trust_remote_code=section.trust_remote_code)
 
 
 def load_network(folder: Path, dtype: torch.dtype, device: torch.device, *, trust_remote_code: bool = False) -> tuple[Any, Any]:

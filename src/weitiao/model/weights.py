@@ -31,12 +31,13 @@ class ModelInfo:
     parameters: int
 
 
-def resolve_weights(path: str, revision: str | None = None) -> Path:
+def resolve_weights(path: str, revision: str | None = None, *, weights: bool = True) -> Path:
     """Return the folder of a model: ``config.json``, ``*.safetensors``, tokenizer, chat template, generation config.
 
     Args:
         path: a folder, a run folder (its ``best/`` is meant), a ``.gguf`` file, ``bundled:NAME``, or a hub id ``OWNER/NAME``.
         revision: branch, tag or commit of a hub id.
+        weights: whether the safetensors are needed; without, a folder may lack them and a hub is asked for the small files only.
 
     Returns:
         A folder that exists. A run's ``best/`` may hold an adapter instead of weights.
@@ -50,15 +51,15 @@ def resolve_weights(path: str, revision: str | None = None) -> Path:
     if revision is not None and is_local:
         raise CommandError("only models of a hub have revisions", where=path, hint="leave out model.revision")
     if path.startswith(PREFIX):
-        return _checked(resolve_bundled(path.removeprefix(PREFIX)), path)
+        return _checked(resolve_bundled(path.removeprefix(PREFIX)), path, weights=weights)
     if place.is_file() and place.suffix.lower() == ".gguf":
         return resolve_gguf(place)
     if (place / "best").is_dir():
         return place / "best"
     if place.is_dir():
-        return _checked(place, path)
+        return _checked(place, path, weights=weights)
     if not place.exists() and HUB_ID.fullmatch(path):
-        return _checked(resolve_hub(path, revision), path)
+        return _checked(resolve_hub(path, revision, weights=weights), path, weights=weights)
     raise CommandError(
         "this is no model",
         where=path,
@@ -67,8 +68,8 @@ def resolve_weights(path: str, revision: str | None = None) -> Path:
     )
 
 
-def _checked(folder: Path, name: str) -> Path:
-    problem = lacks(folder)
+def _checked(folder: Path, name: str, *, weights: bool) -> Path:
+    problem = lacks(folder, weights=weights)
     if problem is not None:
         raise ModelError(
             f"this folder is no model that can be loaded: {problem}",
