@@ -55,6 +55,12 @@ def test_text_is_held_back_while_it_may_begin_a_stop(stops, pieces, stopped):
     assert written([0, 1, 2, 3], stops) == (pieces, stopped)
 
 
+def test_tokens_that_come_together_are_those_up_to_the_stop_text():
+    writing = Writing(lambda ids: "".join(LETTERS[i] for i in ids), ["cd"])
+    assert (writing.take([0]), writing.take([1, 2, 3, 4, 5])) == ("a", "b")
+    assert (writing.said, writing.stopped, writing.n_tokens) == ("ab", True, 4)
+
+
 def test_half_a_character_is_held_back():
     whole = "a微b".encode()
 

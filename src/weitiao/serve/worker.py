@@ -89,8 +89,8 @@ class _Running:
         if self.writing is None:
             return Finished("", answer)
         rest = self.writing.end(answer.text)
-        whole = replace(answer, text=self.writing.said, ended_by="stop" if self.writing.stopped else answer.ended_by)
-        return Finished(text + rest, whole)
+        ended_by = "stop" if self.writing.stopped else answer.ended_by
+        return Finished(text + rest, replace(answer, text=self.writing.said, n_new_tokens=self.writing.n_tokens, ended_by=ended_by))
 
     def stopped(self, text: str) -> Finished:
         """The end that a stop text made, before the model's own."""

@@ -37,8 +37,14 @@ class Writing:
         Returns:
             The text that is sure by now: no half character, and no beginning of a stop text.
         """
-        self._token_ids += token_ids
-        return self._give(self._new_text())
+        pieces = []
+        for token in token_ids:
+            # Several come at once where the engine guessed them; those behind a stop text are not the answer's.
+            if self.stopped:
+                break
+            self._token_ids.append(token)
+            pieces.append(self._give(self._new_text()))
+        return "".join(pieces)
 
     def end(self, text: str) -> str:
         """End the answer.
@@ -60,7 +66,7 @@ class Writing:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens taken so far."""
+        """Tokens taken so far, up to the stop text."""
         return len(self._token_ids)
 
     def _new_text(self) -> str:
