@@ -143,6 +143,7 @@ def test_constraints_go_along_and_a_server_that_ignores_them_is_refused(server: 
     }
     ((_, answer),) = engine.score_labels([ask("hm")], lambda _sample: ["体育", "财经"])
     assert (answer.text, answer.label_probabilities) == ("财经", None)
+    assert server.bodies[-1]["max_tokens"] == 9, "four tokens a character, and the stop token"
     with pytest.raises(EngineError, match="did not hold to the labels"):
         list(engine.score_labels([ask("ignore")], lambda _sample: ["体育", "财经"]))
     with pytest.raises(EngineError, match="does not tell the likelihood"):

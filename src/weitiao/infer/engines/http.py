@@ -17,6 +17,7 @@ from typing import Any
 import requests
 
 from weitiao.errors import EngineError, RowError
+from weitiao.infer.engines.generating import GeneratingEngine
 from weitiao.log import logger
 from weitiao.seams import Answer, Constraint, EndedBy, Message, Renderer, Sample, Sampling
 
@@ -31,13 +32,14 @@ MOST_REFUSED = 32
 """Rows of a call that a server may refuse before it is the server, and not the rows, that is wrong."""
 
 
-class HttpEngine:
-    """``seams.Engine`` over HTTP, many requests at a time."""
+class HttpEngine(GeneratingEngine):
+    """A server's answers, many requests at a time."""
 
     def __init__(
         self, url: str, model: str, renderer: Renderer | None, *, concurrency: int, max_prompt_tokens: int | None, key: str | None
     ) -> None:
         """Keep what requests are made of; see ``connect_server``."""
+        self.name = f"the server at {url}"
         self._url = url
         self._model = model
         self._renderer = renderer
@@ -96,39 +98,6 @@ class HttpEngine:
                 pool.shutdown(wait=False, cancel_futures=True)
         if refused:
             raise refused[0]
-
-    def score_labels(self, samples: Sequence[Sample], labels: Callable[[Sample], Sequence[str]]) -> Iterator[tuple[int, Answer]]:
-        """Let the server choose among the labels; it tells no probabilities.
-
-        Args:
-            samples: conversations; an answer at their end is left out.
-            labels: the candidates of a sample.
-
-        Returns:
-            ``(index, answer)`` as answers come, without ``label_probabilities``.
-
-        Raises:
-            EngineError: the server does not hold to a choice.
-        """
-        longest = max((len(label) for sample in samples for label in labels(sample)), default=1)
-        # A character has at most four tokens in a byte-level vocabulary; the stop token comes on top.
-        return self.generate(samples, Sampling(max_new_tokens=4 * longest + 1), lambda sample: Constraint(choices=tuple(labels(sample))))
-
-    def likelihood(self, samples: Sequence[Sample]) -> Iterator[tuple[int, Answer]]:
-        """Refused: the protocol has no likelihood of a given answer.
-
-        Args:
-            samples: not looked at.
-
-        Returns:
-            Nothing.
-
-        Raises:
-            EngineError: always.
-        """
-        raise EngineError(
-            f"the server at {self._url} does not tell the likelihood of an answer ({len(samples)} rows)", hint="use --engine embedded"
-        )
 
     def _answer(self, sample: Sample, sampling: Sampling, constraint: Constraint | None, n_expected: int | None) -> Answer:
         body: dict[str, Any] = {

@@ -15,11 +15,14 @@ from typing import IO, Any
 
 from weitiao.errors import EngineError
 from weitiao.infer.batches import render_prompts
+from weitiao.infer.engines.generating import GeneratingEngine
 from weitiao.seams import Answer, Constraint, Renderer, Sample, Sampling
 
 
-class OpenvinoEngine:
+class OpenvinoEngine(GeneratingEngine):
     """Asks a running worker; one call at a time."""
+
+    name = "the openvino engine"
 
     def __init__(
         self, process: subprocess.Popen[str], said: IO[str], renderer: Renderer, max_prompt_tokens: int | None, folder: Path
@@ -70,35 +73,6 @@ class OpenvinoEngine:
             is_cut = len(ids) >= sampling.max_new_tokens and ids[-1] not in stops
             text = self._renderer.decode(ids)
             yield found["index"], Answer(text, lengths[found["index"]], len(ids), "length" if is_cut else "stop")
-
-    def score_labels(self, samples: Sequence[Sample], labels: Callable[[Sample], Sequence[str]]) -> Iterator[tuple[int, Answer]]:
-        """Let the model choose among the labels; no probabilities.
-
-        Args:
-            samples: conversations of text.
-            labels: the candidates of a sample.
-
-        Returns:
-            ``(index, answer)`` batch by batch, without ``label_probabilities``.
-        """
-        longest = max((len(label.encode()) for sample in samples for label in labels(sample)), default=1)
-        return self.generate(samples, Sampling(max_new_tokens=longest + 1), lambda sample: Constraint(choices=tuple(labels(sample))))
-
-    def likelihood(self, samples: Sequence[Sample]) -> Iterator[tuple[int, Answer]]:
-        """Refused: openvino-genai has no likelihood of a given answer.
-
-        Args:
-            samples: not looked at.
-
-        Returns:
-            Nothing.
-
-        Raises:
-            EngineError: always.
-        """
-        raise EngineError(
-            f"the openvino engine does not tell the likelihood of an answer ({len(samples)} rows)", hint="use --engine embedded"
-        )
 
     def _send(self, request: dict[str, Any]) -> None:
         try:
