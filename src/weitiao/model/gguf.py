@@ -19,6 +19,9 @@ from weitiao.log import progress
 SAME_MATRIX = 0.15
 """Relative distance below which two embedding matrices are one, quantised twice: Q5_0 and Q8_0 of one lie at 0.04, others above 1."""
 
+READER_ERRORS = (OSError, ValueError, TypeError, LookupError, RuntimeError)
+"""What the libraries raise where a file is damaged or of a family that they cannot read."""
+
 STOP_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<end_of_turn>", "</s>")
 """Special tokens that end an answer in some family of models, besides the file's own end token."""
 
@@ -85,14 +88,12 @@ def convert_gguf(file: Path, folder: Path, name: str) -> None:
             advance(1)
             network = _load_network(file, name)
             advance(1)
-        except (ValueError, KeyError, TypeError, NotImplementedError, OSError, RuntimeError, IndexError) as err:
+        except READER_ERRORS as err:
             if isinstance(err, OSError) and err.errno is not None:
-                raise
-            raise ModelError(
-                f"this GGUF file cannot be read: {str(err).splitlines()[0] if str(err) else type(err).__name__}",
-                where=str(file),
-                hint="fetch it again if it may be damaged; otherwise use the model's safetensors folder or hub id",
-            ) from err
+                raise  # the system's trouble (no space, no permission), not the file's
+            said = next(iter(str(err).splitlines()), type(err).__name__)
+            hint = "fetch it again if it may be damaged; otherwise use the model's safetensors folder or hub id"
+            raise ModelError(f"this GGUF file cannot be read: {said}", where=str(file), hint=hint) from err
         if tokens.n_ids > network.config.vocab_size:
             raise ModelError("the vocabulary has more tokens than the embedding has rows", where=str(file))
         _tie_if_stored_twice(network)
