@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[2] / "src" / "weitiao"
-EVERYBODY = {"cache", "errors", "hubs", "log", "seams", "recipe", "weitiao"}
+EVERYBODY = {"cache", "errors", "hubs", "imagefiles", "log", "seams", "recipe", "weitiao"}
 ANY = None
 
 MAY_IMPORT: dict[str, set[str] | None] = {
@@ -15,6 +15,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "log": set(),
     "cache": set(),
     "hubs": set(),
+    "imagefiles": set(),
     "seams": set(),
     "recipe": {"errors"},
     "runs": set(),
@@ -53,6 +54,7 @@ TORCH_FREE = {
     "cache",
     "errors",
     "hubs",
+    "imagefiles",
     "log",
     "seams",
     "recipe",

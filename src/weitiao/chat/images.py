@@ -7,9 +7,6 @@ Turned as the EXIF note says, transparent parts over the background, 16-bit and 
 from __future__ import annotations
 
 import json
-import struct
-import warnings
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,27 +17,12 @@ import torch
 from PIL import Image
 
 from weitiao.errors import RecipeError, RowError
+from weitiao.imagefiles import DECODER_ERRORS, EXIF_ORIENTATION, open_image
 from weitiao.recipe.sections import Images
 from weitiao.seams import Picture
 
-EXIF_ORIENTATION = 0x0112
 TURNED = frozenset({5, 6, 7, 8})
 """Orientations that swap width and height."""
-MAX_FILE_PIXELS = 178_956_970
-"""Pixels beyond which a file is not decoded (Pillow's own bound against decompression bombs)."""
-DECODER_ERRORS = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-)
-"""What Pillow raises when it meets a broken file."""
 
 
 def resized(width: int, height: int, section: Images, factor: int = 28) -> tuple[int, int]:
@@ -119,7 +101,7 @@ class ImageReader:
         Raises:
             RowError: the file is missing, no image, over-large, or more than 200 times as long as wide.
         """
-        with _opened(path) as image:
+        with open_image(path) as image:
             width, height = image.size
             if image.getexif().get(EXIF_ORIENTATION) in TURNED:
                 width, height = height, width
@@ -157,7 +139,7 @@ class ImageReader:
         Raises:
             RowError: the file cannot be decoded.
         """
-        with _opened(picture.path) as image:
+        with open_image(picture.path) as image:
             try:
                 seen = _in_rgb(_turned(image), self.section.background)
             except DECODER_ERRORS as error:
@@ -191,23 +173,6 @@ def make_image_reader(processor: Any, section: Images) -> ImageReader | None:
             hint=f"the nearest are {near}",
         )
     return reader
-
-
-def _opened(path: Path) -> Image.Image:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
-    except FileNotFoundError as error:
-        raise RowError("the image file is missing", where=str(path)) from error
-    except Image.DecompressionBombError as error:
-        raise RowError("the image is too large to be decoded", where=str(path)) from error
-    except DECODER_ERRORS as error:
-        raise RowError("the image cannot be read", where=str(path)) from error
-    if image.width * image.height > MAX_FILE_PIXELS:
-        image.close()
-        raise RowError(f"the image has {image.width} x {image.height} pixels, too many to be decoded", where=str(path), hint="shrink it")
-    return image
 
 
 def _turned(image: Image.Image) -> Image.Image:

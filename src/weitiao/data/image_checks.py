@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
-import warnings
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,33 +13,16 @@ from typing import Any
 import numpy as np
 
 from weitiao.data.rows import N_EXAMPLES
+from weitiao.errors import RowError
+from weitiao.imagefiles import DECODER_ERRORS, EXIF_ORIENTATION, open_image
 from weitiao.seams import Finding, RowProblem, Severity
 
-EXIF_ORIENTATION = 0x0112
 LARGE_PIXELS = 12_000_000
 """Pixels beyond which an image is called over-large (a 12-megapixel photo)."""
 LONGEST = 200
 """Times as long as wide beyond which Qwen's vision models take no image."""
-MAX_PIXELS = 178_956_970
-"""Pixels beyond which an image is not decoded at all: Pillow's own bound against decompression bombs."""
 THUMBNAIL = 64
 """Side to which a JPEG is decoded for the check, in pixels: fast, and it shows whether the file is whole."""
-
-DECODER_ERRORS = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    RuntimeError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-)
-"""What Pillow's decoders raise when they meet a broken file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,23 +55,14 @@ def look_at_images(paths: Iterable[Path]) -> dict[Path, ImageFacts]:
 
 
 def _look(path: Path) -> ImageFacts:
-    from PIL import Image
-
     if not path.stat().st_size:
         return ImageFacts(problem="the image file has zero bytes")
     try:
-        # Size alone is judged here, by our own bounds.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(path)
-    except Image.DecompressionBombError:
-        return ImageFacts(problem="the image is too large to be decoded")
-    except DECODER_ERRORS:
-        return ImageFacts(problem="the image cannot be read")
+        image = open_image(path)
+    except RowError as error:
+        return ImageFacts(problem=error.what)
     with image:
         width, height = image.size
-        if width * height > MAX_PIXELS:
-            return ImageFacts(width, height, "the image is too large to be decoded")
         if max(width, height) > LONGEST * min(width, height):
             return ImageFacts(width, height, f"the image is more than {LONGEST} times as long as wide")
         try:
@@ -100,7 +71,7 @@ def _look(path: Path) -> ImageFacts:
             is_animated, is_cmyk = getattr(image, "n_frames", 1) > 1, image.mode == "CMYK"
             image.draft("RGB", (THUMBNAIL, THUMBNAIL))
             return ImageFacts(width, height, "", _is_blank(image), has_alpha, orientation not in (None, 1), is_animated, is_cmyk)
-        except DECODER_ERRORS as err:
+        except (*DECODER_ERRORS, MemoryError) as err:
             return ImageFacts(width, height, f"the image is broken: {type(err).__name__}")
 
 
