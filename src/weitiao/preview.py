@@ -34,12 +34,13 @@ def check_recipe(recipe: Recipe) -> DataReport:
         recipe: to be checked.
 
     Returns:
-        What was read, kept, rejected and found. Where the tokenizer cannot be had, ``tokens`` says why nothing was counted.
+        What was read, kept, rejected and found; too many unusable rows are a finding of severity ``error``. Where the tokenizer cannot
+        be had, ``tokens`` says why nothing was counted.
 
     Raises:
-        DataError: the data cannot be used.
+        DataError: the data cannot be read, or no row of it can be used.
     """
-    samples = data.load_samples(recipe.data, tasks.make_task(recipe.task, recipe.data.system), recipe.run.seed)
+    samples = data.load_samples(recipe.data, tasks.make_task(recipe.task, recipe.data.system), recipe.run.seed, stops=False)
     try:
         renderer = chat.make_renderer(model.load_processor(recipe.model), recipe.chat, recipe.encode.keep)
     except (ModelError, CommandError) as error:

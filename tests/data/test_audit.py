@@ -70,7 +70,7 @@ def test_labels_that_are_rare_uneven_or_alone(tmp_path):
     many = [{"text": f"m{i}", "label": "many"} for i in range(60)]
     assert finding(audit(tmp_path, many, task={"labels": ["many", "few"]}), "one-label").severity == "warning"
     rare = finding(audit(tmp_path, [*many, {"text": "r", "label": "mnay"}]), "rare-labels")
-    assert rare.message == "1 labels have fewer than 10 rows: `mnay` 1"
+    assert rare.message == "1 label has fewer than 10 rows: `mnay` 1"
     assert rare.origins == ("rows.jsonl:61",)
     uneven = finding(audit(tmp_path, many + [{"text": f"f{i}", "label": "few"} for i in range(10)]), "uneven-labels")
     assert (uneven.severity, uneven.message) == ("note", "labels are uneven: from 10 rows (`few`) to 60")

@@ -110,7 +110,7 @@ def test_fudan_dirty_examples():
         load_samples(Data.model_validate(section), task, 42)
     assert str(caught.value).splitlines() == [
         "1 of 49 rows cannot be used (2.0%); 1.0% may be left out. Mend them, or allow it: data.allow_dropped: 0.021",
-        "the text is empty (1 rows)",
+        "the text is empty (1 row)",
         "  dirty_examples.jsonl:35: the text is empty",
     ]
     report = load_samples(Data.model_validate({**section, "allow_dropped": 0.021}), task, 42).report

@@ -111,9 +111,9 @@ def test_more_rejected_rows_than_allowed_stop_with_reasons_and_the_way_out(tmp_p
         load(path)
     assert str(caught.value).splitlines() == [
         "2 of 4 rows cannot be used (50.0%); 1.0% may be left out. Mend them, or allow it: data.allow_dropped: 0.5",
-        "not JSON (1 rows)",
+        "not JSON (1 row)",
         "  rows.jsonl:2: not JSON: Expecting ',' delimiter at character 13",
-        "column `text` holds no text (1 rows)",
+        "column `text` holds no text (1 row)",
         "  rows.jsonl:4: column `text` holds no text: a list",
     ]
     assert load(path, allow_dropped=0.5).report.n_kept == 2
@@ -248,6 +248,15 @@ def test_a_folder_with_several_tables_asks_which(tmp_path):
     write(tmp_path / "labels.json", ROWS)
     with pytest.raises(DataError, match=r"the folder holds several tables: labels.json, train.jsonl"):
         load(tmp_path)
+    for number in range(9):
+        write(_folder(tmp_path / "many") / f"{'abcdefghi'[number]}.json", ROWS)
+    with pytest.raises(DataError) as caught:
+        load(tmp_path / "many")
+    folder = tmp_path / "many"
+    assert str(caught.value) == (
+        f"{folder}: the folder holds several tables: a.json, b.json, c.json, d.json, e.json, f.json, g.json, h.json and 1 more\n"
+        f"  name one of them (path: {folder}/a.json), several ([{{path: ...}}, {{path: ...}}]), or a pattern ({folder}/*.json)"
+    )
     for part in range(2):
         pq.write_table(pa.Table.from_pylist(ROWS[part : part + 1]), _folder(tmp_path / "parts") / f"train-0000{part}-of-00002.parquet")
     assert origins(classify(tmp_path / "parts")) == ["train-00000-of-00002.parquet:1", "train-00001-of-00002.parquet:1"]

@@ -1,9 +1,11 @@
 """Whatever stands in a file: a sentence or samples, every row kept or listed, no traceback, no hang."""
 
+import csv
 import functools
 import io
 import json
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
@@ -36,8 +38,12 @@ TASKS = {
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 
-def check(content, name, kind, **data):
-    """Load a file and hold what must be true of any file; returns the report, or None where the file was refused with a sentence."""
+def check(content, name, kind, n_rows=None, **data):
+    """Load a file and hold what must be true of any file.
+
+    ``n_rows`` is how many rows it has, counted by other means than the reader's. Returns the report, or None where the file was refused
+    with a sentence.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         path.write_bytes(content)
@@ -51,6 +57,7 @@ def check(content, name, kind, **data):
             return None if str(err) else pytest.fail("an error without a sentence")
         report = samples.report
         assert report.n_read == report.n_kept + sum(report.rejected.values())
+        assert n_rows in (None, report.n_read)
         assert sum(report.split.values()) == report.n_kept
         everything = [sample for part in (samples.train, samples.valid, samples.test) for sample in part]
         assert len({sample.id for sample in everything}) == report.n_kept == len(everything)
@@ -126,27 +133,84 @@ def test_a_json_array_of_anything(rows, kind):
         assert report.n_read == len(rows)
 
 
+NEEDED = {
+    "text": ["text"],
+    "chat": ["prompt", "completion"],
+    "classification": ["text", "label"],
+    "ner": ["text", "entities"],
+    "ocr": ["image", "text"],
+    "caption": ["image", "captions"],
+    "extraction": ["text", "answer"],
+}
+"""Columns that make a table fit a kind of work, whatever stands in them."""
+
+
 @QUICK
 @given(
     st.lists(st.lists(TEXTS, min_size=1, max_size=4), max_size=8),
-    st.lists(COLUMNS, min_size=1, max_size=4),
+    st.lists(COLUMNS, max_size=2),
     st.sampled_from(",;\t|"),
     KINDS,
+    st.booleans(),
 )
-def test_csv_of_anything(rows, names, delimiter, kind):
+def test_csv_of_anything(rows, more, delimiter, kind, is_named):
     out = io.StringIO()
-    import csv
+    names = list(dict.fromkeys([*NEEDED[kind], *more]))
+    csv.writer(out, delimiter=delimiter).writerows([names, *rows, ["end"] * len(names)])
+    records = list(csv.reader(io.StringIO(out.getvalue(), newline=""), delimiter=delimiter))[1:]
+    n_rows = sum(record not in ([], [""]) for record in records)
+    content = out.getvalue().encode(errors="surrogatepass")
+    if is_named:
+        check(content, "rows.csv", kind, n_rows, delimiter=delimiter, encoding="utf-8")
+    else:
+        check(content, "rows.csv", kind)
 
-    writer = csv.writer(out, delimiter=delimiter)
-    writer.writerow(names)
-    writer.writerows(rows)
-    check(out.getvalue().encode(errors="surrogatepass"), "rows.csv", kind)
+
+PIECES = [
+    b'{"text": "a text"}',
+    b'{"text": "x", "id": 7}',
+    b"B\tB-LOC",
+    b"in O",
+    b"token",
+    b"",
+    b"  ",
+    b'"a, b",c',
+    b"plain text",
+    b"\xff\xfe",
+]
+LINES = st.lists(st.sampled_from(PIECES) | st.binary(max_size=9).map(lambda piece: piece.replace(b"\n", b"")), min_size=1, max_size=12)
+CONTENT = st.binary(max_size=400) | LINES.map(b"\n".join)
 
 
-@QUICK
-@given(st.binary(max_size=400), st.sampled_from([".jsonl", ".json", ".csv", ".tsv", ".txt", ".conll", ".parquet", ".arrow"]), KINDS)
-def test_any_bytes_under_any_name(content, ending, kind):
-    check(content, f"rows{ending}", kind)
+def counted(content, ending):
+    """Rows of a file of lines; None where that is not so easily said."""
+    text = content.decode("utf-8", "surrogateescape")
+    filled = [bool(line.strip()) for line in text.split("\n")]
+    if ending == ".jsonl" and not text.lstrip().startswith("["):
+        return sum(filled)
+    if ending == ".conll":
+        return sum(is_filled and not before for before, is_filled in pairwise([False, *filled]))
+    return 1 if ending == ".txt" else None
+
+
+@settings(QUICK, max_examples=200)
+@given(CONTENT, st.sampled_from([".jsonl", ".json", ".csv", ".tsv", ".txt", ".conll", ".parquet", ".arrow"]), KINDS, st.booleans())
+def test_any_bytes_under_any_name(content, ending, kind, is_named):
+    if is_named:
+        check(content, f"rows{ending}", "ner" if ending == ".conll" else "text", counted(content, ending), encoding="utf-8")
+    else:
+        check(content, f"rows{ending}", kind)
+
+
+@pytest.mark.parametrize(("ending", "n_rows"), [(".jsonl", 3), (".conll", 4), (".txt", 1)])
+def test_these_files_are_not_refused(ending, n_rows):
+    content = {
+        ".jsonl": b'{"text": "a text"}\nno JSON\n\n{"text": "x", "id": 7}\n',
+        ".conll": b"B\tB-LOC\nin O\n\ntoken\n\n\nC\tB-LOC\n\nD\tO\n",
+        ".txt": b"plain text\n\nmore\n",
+    }[ending]
+    assert counted(content, ending) == n_rows
+    assert check(content, f"rows{ending}", "ner" if ending == ".conll" else "text", n_rows).n_read == n_rows
 
 
 # ---- good files with damage -------------------------------------------------------------------------------------------

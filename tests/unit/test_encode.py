@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from tests.tiny import build_tokenizer
 
 from weitiao.chat import make_renderer
+from weitiao.chat.shorten import fit_prompts
 from weitiao.chat.texts import TextTokens
 from weitiao.encode import encode_samples, plan_steps, token_report, with_tokens
 from weitiao.errors import Problems, RowError
@@ -83,14 +85,15 @@ def test_a_text_is_cut_between_the_librarys_own_tokens(text: str) -> None:
 
 
 def shortened_one_by_one(renderer: Any, messages: Any, max_tokens: int) -> list[int] | None:
-    """The rule in its plainest form: take out tokens of the longest text, render and count again until the prompt fits."""
+    """The rule in its plainest form: as many tokens of the longest text as the rest leaves room for, and fewer until the prompt fits."""
+
+    def with_text(text: str) -> list[Any]:
+        return [messages[0], Message("user", (Part("text", text), *messages[1].parts[1:])), *messages[2:]]
+
     text = messages[1].parts[0].text
     spans = TextTokens(renderer.tokenizer).spans([text])[0]
-    n_kept, prompt = len(spans), renderer.prompt(messages[:-1]).input_ids
-    while len(prompt) > max_tokens:
-        n_kept -= len(prompt) - max_tokens
-        if n_kept < 0:
-            return None
+    n_kept = min(max_tokens - len(renderer.prompt(with_text("")[:-1]).input_ids), len(spans) - 1)
+    while n_kept >= 0:
         cuts = [0, *(a[1] for a, b in pairwise(spans) if b[0] >= a[1]), len(text)]
 
         def head(n: int, cuts: list[int] = cuts) -> str:
@@ -102,9 +105,11 @@ def shortened_one_by_one(renderer: Any, messages: Any, max_tokens: int) -> list[
         n_head = (n_kept - 1) * 2 // 3
         both = head(n_kept) if n_kept < 3 else head(n_head) + "…" + tail(n_kept - 1 - n_head)
         kept = {"head": head(n_kept), "tail": tail(n_kept), "head_tail": both}[renderer.keep]
-        messages = [messages[0], Message("user", (Part("text", kept), *messages[1].parts[1:])), *messages[2:]]
-        prompt = renderer.prompt(messages[:-1]).input_ids
-    return list(renderer.conversation(messages).input_ids)
+        prompt = renderer.prompt(with_text(kept)[:-1]).input_ids
+        if len(prompt) <= max_tokens:
+            return list(renderer.conversation(with_text(kept)).input_ids)
+        n_kept -= len(prompt) - max_tokens
+    return None
 
 
 @pytest.mark.parametrize("keep", ["head", "tail", "head_tail"])
@@ -128,7 +133,7 @@ def test_rows_shortened_together_are_those_shortened_one_by_one(keep: Any) -> No
     asked = ["分类", "", "  blanks before\n"]
     batch = []
     for i in range(60):
-        text = "".join(draw.choices(pieces, k=draw.randrange(20, 200)))
+        text = "".join(draw.choices(pieces, k=draw.randrange(20, 200) if i % 10 else 4000))
         user = Message("user", (Part("text", text, shortenable=True), Part("text", asked[i % 3])))
         turns = [text_message("system", "分类"), user, text_message("assistant", "noise")]
         turns += [text_message("user", "and now?"), text_message("assistant", "parking")] if i % 4 == 0 else []
@@ -148,6 +153,26 @@ def test_rows_shortened_together_are_those_shortened_one_by_one(keep: Any) -> No
                 assert row.input_ids[: len(prompt)] == prompt
             else:
                 assert row.what.startswith(f"the prompt has {lengths[i]} tokens, and what may not be shortened alone is longer than the")
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("head", "a" * 40), ("tail", "z" * 40), ("head_tail", "a" * 26 + "…" + "z" * 13)])
+def test_of_a_long_text_only_so_much_is_tokenised_as_can_stay(keep: Any, kept: str) -> None:
+    looked_at: list[str] = []
+    outcome: list[str] = []
+
+    def spans_of(texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        looked_at.extend(texts)
+        return [[(i, i + 1) for i in range(len(text))] for text in texts]
+
+    def count(_: Sequence[int], prompts: Sequence[Sequence[Message]]) -> list[int]:
+        outcome.extend(prompt[0].text for prompt in prompts)
+        return [10 + len(prompt[0].text) for prompt in prompts]
+
+    text = "a" * 50_000 + "z" * 50_000
+    prompt = [Message("user", (Part("text", text, shortenable=True),))]
+    assert fit_prompts([prompt], [100_010], 50, keep, spans_of, count) == [50]
+    assert outcome[-1] == kept
+    assert sum(map(len, looked_at)) < 200
 
 
 def test_a_row_that_cannot_be_rendered_is_listed_and_the_others_are_encoded() -> None:

@@ -1,12 +1,14 @@
 """Which piece of a conversation may be shortened, and where a text is cut: between whole characters, at either end or in the middle.
 
-Prompts are shortened together, so that each text is tokenised once for its places to cut at, and on all cores.
+As many tokens of the text stay as the prompt without it leaves room for, and fewer while the outcome is still too long. Prompts are
+shortened together, on all cores; of a long text only so much is tokenised as can stay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -18,6 +20,36 @@ Spans = Sequence[tuple[int, int]]
 """Of each token of a text: the characters that it stands for."""
 ELLIPSIS = "…"
 """Stands where the middle of a text was taken out."""
+N_UNSURE = 16
+"""Tokens at the cut end of an excerpt that may be others than in the whole text."""
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """A text's beginning or end, and the places at which it can be cut."""
+
+    text: str
+    spans: Spans
+
+    @cached_property
+    def _bounds(self) -> np.ndarray:
+        return np.array(self.spans, np.int64).reshape(-1, 2)
+
+    @cached_property
+    def _cuts(self) -> np.ndarray:
+        """Character positions between two tokens, never within a character (a character may be several tokens)."""
+        ends, starts = self._bounds[:-1, 1], self._bounds[1:, 0]
+        return np.concatenate([[0], ends[starts >= ends], [len(self.text)]])
+
+    def head(self, n_tokens: int) -> str:
+        """The characters of the first tokens, at most all of them."""
+        end = self._bounds[n_tokens - 1, 1] if n_tokens else 0
+        return self.text[: int(self._cuts[self._cuts <= end].max())]
+
+    def tail(self, n_tokens: int) -> str:
+        """The characters of the last tokens, at most all of them."""
+        start = self._bounds[-n_tokens, 0] if n_tokens else len(self.text)
+        return self.text[int(self._cuts[self._cuts >= start].min()) :]
 
 
 def fit_prompts(
@@ -45,17 +77,22 @@ def fit_prompts(
     places = {i: longest_shortenable(prompts[i]) for i in range(len(prompts)) if lengths[i] > max_tokens}
     found = {i: place for i, place in places.items() if place is not None}
     texts = {i: prompts[i][message].parts[part].text for i, (message, part) in found.items()}
-    spans = dict(zip(texts, spans_of(list(texts.values())), strict=True))
-    n_kept = {i: len(spans[i]) for i in spans}
-    over = list(spans)
+    n_others = count(list(found), [with_text(prompts[i], found[i], "") for i in found])
+    n_kept = {i: max_tokens - n for i, n in zip(found, n_others, strict=True) if n <= max_tokens}
+    over = list(n_kept)
+    token_characters = {i: len(texts[i]) / max(1, lengths[i] - n) for i, n in zip(found, n_others, strict=True)}
+    ends = _ends({i: texts[i] for i in over}, n_kept, token_characters, keep, spans_of)
+    for i in over:
+        # The whole text is too long, whatever its tokens are where it stands alone.
+        n_kept[i] = min([n_kept[i], *(len(end.spans) - 1 for end in ends[i] if end.text == texts[i])])
     while over:
-        for i in over:
-            n_kept[i] -= lengths[i] - max_tokens
-        over = [i for i in over if n_kept[i] >= 0]
-        fitted = [with_text(prompts[i], found[i], shortened(texts[i], spans[i], n_kept[i], keep)) for i in over]
+        fitted = [with_text(prompts[i], found[i], _joined(*ends[i], *_shares(n_kept[i], keep))) for i in over]
         for i, length in zip(over, count(over, fitted), strict=True):
             lengths[i] = length
         over = [i for i in over if lengths[i] > max_tokens]
+        for i in over:
+            n_kept[i] -= lengths[i] - max_tokens
+        over = [i for i in over if n_kept[i] >= 0]
     return lengths
 
 
@@ -73,24 +110,46 @@ def with_text(messages: Sequence[Message], place: tuple[int, int], text: str) ->
     return [*messages[:i], replace(messages[i], parts=tuple(parts)), *messages[i + 1 :]]
 
 
-def shortened(text: str, spans: Spans, n_kept: int, keep: Keep) -> str:
-    """``n_kept`` of the text's tokens by character spans; never half a character (a character may be several tokens)."""
-    bounds = np.array(spans, np.int64).reshape(-1, 2)
-    ends, starts = bounds[:-1, 1], bounds[1:, 0]
-    cuts = np.concatenate([[0], ends[starts >= ends], [len(text)]])
-    """Character positions at which the text can be cut between two tokens."""
-
-    def head(n: int) -> str:
-        return text[: int(cuts[cuts <= (bounds[n - 1, 1] if n else 0)].max())]
-
-    def tail(n: int) -> str:
-        return text[int(cuts[cuts >= (bounds[-n, 0] if n else len(text))].min()) :]
-
-    if keep == "head":
-        return head(n_kept)
+def _shares(n_kept: int, keep: Keep) -> tuple[int, int]:
+    """Tokens that stay at the beginning and at the end of a text."""
     if keep == "tail":
-        return tail(n_kept)
+        return 0, n_kept
+    if keep == "head" or n_kept < 3:
+        return n_kept, 0
     n_head = (n_kept - 1) * 2 // 3
-    if n_kept < 3:
-        return head(n_kept)
-    return head(n_head) + ELLIPSIS + tail(n_kept - 1 - n_head)
+    return n_head, n_kept - 1 - n_head
+
+
+def _joined(start: Excerpt, end: Excerpt, n_head: int, n_tail: int) -> str:
+    return start.head(n_head) + (ELLIPSIS if n_head and n_tail else "") + end.tail(n_tail)
+
+
+def _ends(
+    texts: Mapping[int, str],
+    n_kept: Mapping[int, int],
+    token_characters: Mapping[int, float],
+    keep: Keep,
+    spans_of: Callable[[Sequence[str]], Sequence[Spans]],
+) -> dict[int, tuple[Excerpt, Excerpt]]:
+    """Of each text so much of its beginning and its end as holds the tokens that may stay there."""
+    shares = {i: _shares(n_kept[i], keep) for i in texts}
+    both = []
+    for side, take in enumerate((_beginning, _ending)):
+        n_characters = {i: int(1.1 * shares[i][side] * token_characters[i]) + 2 * N_UNSURE for i in texts}
+        found = {i: Excerpt("", ()) for i in texts if not shares[i][side]}
+        while left := [i for i in texts if i not in found]:
+            pieces = [take(texts[i], n_characters[i]) for i in left]
+            for i, piece, spans in zip(left, pieces, spans_of(pieces), strict=True):
+                if piece == texts[i] or len(spans) >= shares[i][side] + N_UNSURE:
+                    found[i] = Excerpt(piece, spans)
+                n_characters[i] *= 2
+        both.append(found)
+    return {i: (both[0][i], both[1][i]) for i in texts}
+
+
+def _beginning(text: str, n_characters: int) -> str:
+    return text[:n_characters]
+
+
+def _ending(text: str, n_characters: int) -> str:
+    return text[max(0, len(text) - n_characters) :]

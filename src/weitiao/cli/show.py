@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from weitiao.seams import Artifact, Comparison, DataReport, RunSummary, Scores
     from weitiao.web import Shown
 
+N_LABELS_SHOWN = 12
+FEW_ROWS = 10
+"""Rows up to which a histogram says less than its two ends."""
 SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 
@@ -41,7 +44,7 @@ def comparison_table(comparison: Comparison) -> Table:
         gain = comparison.gain.get(name)
         before = comparison.baseline.metrics.get(name)
         change = ["-", "-"] if gain is None or None in gain else [f"{gain[0]:+.4f}", f"{gain[1]:+.4f} to {gain[2]:+.4f}"]
-        table.add_row(name, _number(before), _number(tuned), *change)
+        table.add_row(name, number(before), number(tuned), *change)
     limited = (comparison.baseline.length_limited, comparison.tuned.length_limited)
     table.add_row("ran into the length limit", f"{limited[0]:.1%}", f"{limited[1]:.1%}", "", "", style="dim")
     return table
@@ -52,7 +55,7 @@ def show_scores(scores: Scores) -> None:
     table = result_table(f"{scores.n:,} rows in {scores.seconds:,.1f} s", ["metric", "value", "95 % interval"])
     for name, value in scores.metrics.items():
         interval = scores.intervals.get(name)
-        table.add_row(name, _number(value), "-" if interval is None or None in interval else f"{interval[0]:.4f} to {interval[1]:.4f}")
+        table.add_row(name, number(value), "-" if interval is None or None in interval else f"{interval[0]:.4f} to {interval[1]:.4f}")
     table.add_row("ran into the length limit", f"{scores.length_limited:.1%}", "", style="dim")
     stderr_console().print(table)
 
@@ -69,9 +72,9 @@ def show_report(report: DataReport) -> None:
 
     console = stderr_console()
     parts = ", ".join(f"{n:,} {name}" for name, n in report.split.items())
-    console.print(
-        f"{report.shape}\n{report.n_read:,} rows read, {report.n_kept:,} kept: {parts}", highlight=False, markup=False, soft_wrap=True
-    )
+    say(f"shape: {report.shape}\n{report.n_read:,} rows read, {report.n_kept:,} kept: {parts}")
+    for line in balance_lines(report.statistics):
+        say(line)
     for reason, n in report.rejected.items():
         examples = ", ".join(report.rejected_examples.get(reason, ()))
         console.print(f"  rejected {n:,}: {reason} ({examples})", highlight=False, markup=False, soft_wrap=True)
@@ -88,6 +91,30 @@ def show_report(report: DataReport) -> None:
             say(line)
 
 
+def balance_lines(statistics: Mapping[str, Any]) -> list[str]:
+    """Labels and entity types with their numbers, the most frequent first.
+
+    Args:
+        statistics: of a data report.
+
+    Returns:
+        A line for the labels and one for the entities, those that there are.
+    """
+    lines = []
+    if labels := statistics.get("labels"):
+        lines.append(f"{len(labels):,} labels: {_most({name: sum(parts.values()) for name, parts in labels.items()})}")
+    if entities := statistics.get("entities"):
+        lines.append(f"entities: {_most(entities['by_type'])}; rows without any: {entities['rows_without']:,}")
+    return lines
+
+
+def _most(counts: Mapping[str, int]) -> str:
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    shown = ordered if len(ordered) <= N_LABELS_SHOWN else [*ordered[: N_LABELS_SHOWN - 2], ordered[-1]]
+    words = [f"{name} {n:,}" for name, n in shown]
+    return ", ".join(words if len(shown) == len(ordered) else [*words[:-1], "…", words[-1]])
+
+
 def histogram_lines(title: str, spread: Mapping[str, Any]) -> list[str]:
     """A histogram as text.
 
@@ -101,6 +128,8 @@ def histogram_lines(title: str, spread: Mapping[str, Any]) -> list[str]:
     counts, edges = spread.get("counts", ()), spread.get("edges", ())
     if not counts:
         return []
+    if sum(counts) <= FEW_ROWS:
+        return [f"{title}: {spread['min']:,} to {spread['max']:,}"]
     width, lines = len(f"{edges[-1]:,}"), [title]
     for n, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
         bar = "█" * max(1, round(40 * n / max(counts))) if n else ""
@@ -170,7 +199,8 @@ def size(n_bytes: int) -> str:
     return f"{value:.1f} TB"
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """A metric's value to four digits; ``-`` where there is none."""
     return "-" if value is None else f"{value:.4f}"
 
 

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from weitiao.data.keys import ImageHashes, answer_text, hashed, input_text, turns_of
-from weitiao.data.rows import N_EXAMPLES
+from weitiao.data.rows import N_EXAMPLES, counted
 from weitiao.data.split import TEST, TRAIN, VALID
 from weitiao.seams import Finding, Record
 
 PART_NAMES = {TRAIN: "train", VALID: "valid", TEST: "test"}
+SHORT_DOCUMENT = 30
+"""Characters that at least half of the documents should have."""
 OriginOf = Callable[[int], str]
 
 
@@ -104,17 +106,18 @@ def equal_rows(facts: Facts, rows: np.ndarray, origin_of: OriginOf) -> list[Find
     out = []
     if repeated:
         origins = tuple(map(origin_of, sorted(repeated)[:N_EXAMPLES]))
-        message = f"{len(repeated)} inputs stand more than once ({n_surplus} surplus rows, {n_equal} of them with the same answer)"
+        stand = counted(len(repeated), "input stands", "inputs stand")
+        message = f"{stand} more than once ({counted(n_surplus, 'surplus row')}, {n_equal} of them with the same answer)"
         out.append(
             Finding("duplicate-texts", "warning", len(repeated), message, origins, "equal inputs always stay in one part of the split")
         )
     if n_equal:
         origins = tuple(map(origin_of, sorted(repeated)[:N_EXAMPLES]))
-        message = f"{n_equal} rows repeat an earlier row, input and answer"
+        message = f"{counted(n_equal, 'row repeats', 'rows repeat')} an earlier row, input and answer"
         out.append(Finding("duplicate-rows", "warning", int(n_equal), message, origins, "leave them out unless the repetition is meant"))
     if contradicting:
         origins = tuple(map(origin_of, np.concatenate(contradicting)[:N_EXAMPLES]))
-        message = f"{len(contradicting)} inputs have more than one answer"
+        message = f"{counted(len(contradicting), 'input has', 'inputs have')} more than one answer"
         out.append(Finding("contradicting-answers", "warning", len(contradicting), message, origins, "decide which one is right"))
     return out
 
@@ -194,7 +197,7 @@ def label_balance(facts: Facts, rows: np.ndarray, origin_of: OriginOf) -> list[F
     if rare:
         shown = ", ".join(f"`{names[number]}` {count}" for number, count in sorted(rare.items(), key=lambda item: item[1])[:5])
         origins = tuple(origin_of(int(rows[np.flatnonzero(labels == number)[0]])) for number in list(rare)[:N_EXAMPLES])
-        message = f"{len(rare)} labels have fewer than 10 rows: {shown}"
+        message = f"{counted(len(rare), 'label has', 'labels have')} fewer than 10 rows: {shown}"
         out.append(Finding("rare-labels", "warning", len(rare), message, origins, "are they misspelt? their figures will say little"))
     elif largest >= 5 * smallest:
         least = min(counts, key=lambda number: counts[number])
@@ -202,6 +205,16 @@ def label_balance(facts: Facts, rows: np.ndarray, origin_of: OriginOf) -> list[F
         origins = tuple(origin_of(int(row)) for row in rows[np.flatnonzero(labels == least)[:N_EXAMPLES]])
         out.append(Finding("uneven-labels", "note", len(counts), message, origins, "look at macro_f1 beside accuracy"))
     return out
+
+
+def short_documents(facts: Facts, rows: np.ndarray, kind: str, origin_of: OriginOf) -> list[Finding]:
+    """Documents so short that they are hardly documents: titles, names, a list of labels."""
+    lengths = np.frombuffer(facts.n_input_characters, dtype=np.uint32)[rows]
+    if kind != "text" or not len(lengths) or np.median(lengths) >= SHORT_DOCUMENT:
+        return []
+    message = f"half of the documents have at most {np.median(lengths):.0f} characters"
+    hint = "there is little to learn in continued pre-training; a list of labels belongs under task.labels, beside the file of their texts"
+    return [Finding("short-documents", "note", len(rows), message, tuple(map(origin_of, rows[:N_EXAMPLES])), hint)]
 
 
 def statistics(facts: Facts, rows: np.ndarray, parts: np.ndarray) -> dict[str, Any]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from weitiao.data.json_answers import json_object
 from weitiao.data.keys import ImageHashes, hashed, input_text
 from weitiao.data.leaks import LeakCounter
 from weitiao.data.near import NearIndex
-from weitiao.data.rows import N_EXAMPLES, Tally
+from weitiao.data.rows import N_EXAMPLES, Tally, counted
 from weitiao.data.store import Store, completed
 from weitiao.errors import RowError
 from weitiao.log import progress
@@ -120,11 +119,28 @@ def refuse_unusable(record: Record, task: Task, problems: Sequence[RowProblem]) 
     task.make_sample(record)
 
 
+@dataclass(slots=True)
+class _Said:
+    """What was said of rows with one trouble."""
+
+    first: RowProblem
+    n_rows: int = 0
+    is_alike: bool = True
+    """Whether the same message was said of all of them."""
+    origins: list[str] = field(default_factory=list)
+
+    @property
+    def message(self) -> str:
+        if self.n_rows == 1:
+            return self.first.message
+        return f"{self.n_rows} rows: {self.first.message}" if self.is_alike else f"{self.n_rows} rows, such as: {self.first.message}"
+
+
 class ProblemCounter:
     """Gathers what is said of single rows into findings by code."""
 
     def __init__(self) -> None:
-        self._found: dict[str, tuple[RowProblem, list[str], Counter[str]]] = {}
+        self._found: dict[str, _Said] = {}
 
     def add(self, origin: str, problems: Iterable[RowProblem]) -> None:
         """Count each code once for this row."""
@@ -133,16 +149,17 @@ class ProblemCounter:
             if problem.code in seen:
                 continue
             seen.add(problem.code)
-            _, origins, counts = self._found.setdefault(problem.code, (problem, [], Counter()))
-            counts[problem.code] += 1
-            if len(origins) < N_EXAMPLES:
-                origins.append(origin)
+            said = self._found.setdefault(problem.code, _Said(problem))
+            said.n_rows += 1
+            said.is_alike = said.is_alike and problem.message == said.first.message
+            if len(said.origins) < N_EXAMPLES:
+                said.origins.append(origin)
 
     def findings(self) -> list[Finding]:
         """One finding per code, worded as for the first row that had it."""
         return [
-            Finding(code, problem.severity, counts[code], problem.message, tuple(origins), problem.hint)
-            for code, (problem, origins, counts) in self._found.items()
+            Finding(code, said.first.severity, said.n_rows, said.message, tuple(said.origins), said.first.hint)
+            for code, said in self._found.items()
         ]
 
 
@@ -169,23 +186,21 @@ class _Near:
 
     def findings(self, store: Store) -> tuple[list[list[int]], list[Finding]]:
         """Families of near-equal texts, and what is to be said of them and of the answers' values."""
-        with progress("comparing", None):
-            families = self._texts.families(lambda row: input_text(store[row]))
-            out = []
-            if families:
-                n_rows = sum(map(len, families))
-                limited = f" among the first {MAX_NEAR_TEXTS} texts" if self._texts.is_full else ""
-                message = (
-                    f"{n_rows} texts are nearly equal to another{limited} ({len(families)} families, the largest of {len(families[0])})"
-                )
-                hint = "keep each family in one part of the split: data.split.near: true"
-                out.append(Finding("near-duplicates", "warning", n_rows, message, _origins(store, families[0]), hint))
-            for name, (index, _) in self._fields.items():
-                values = index.families(lambda row, name=name: _long_values(store[row])[name])  # type: ignore[misc]
-                if values and len(values[0]) >= max(10, FAMILY_SHARE * self._n_rows):
-                    message = f"{len(values[0])} values of `{name}` are near duplicates of one another"
-                    hint = "the data varies less than its number of rows says; a model may learn the phrase instead of the task"
-                    out.append(Finding("near-values", "warning", len(values[0]), message, _origins(store, values[0]), hint))
+        families = self._texts.families(lambda row: input_text(store[row]))
+        out = []
+        if families:
+            n_rows = sum(map(len, families))
+            limited = f" among the first {MAX_NEAR_TEXTS} texts" if self._texts.is_full else ""
+            several = f"{counted(len(families), 'family', 'families')}, the largest of {len(families[0])}"
+            message = f"{n_rows} texts are nearly equal to another{limited} ({several})"
+            hint = "keep each family in one part of the split: data.split.near: true"
+            out.append(Finding("near-duplicates", "warning", n_rows, message, _origins(store, families[0]), hint))
+        for name, (index, _) in self._fields.items():
+            values = index.families(lambda row, name=name: _long_values(store[row])[name])  # type: ignore[misc]
+            if values and len(values[0]) >= max(10, FAMILY_SHARE * self._n_rows):
+                message = f"{len(values[0])} values of `{name}` are near duplicates of one another"
+                hint = "the data varies less than its number of rows says; a model may learn the phrase instead of the task"
+                out.append(Finding("near-values", "warning", len(values[0]), message, _origins(store, values[0]), hint))
         return families, out
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -33,6 +34,8 @@ READERS: dict[str, Reader] = {
 
 DOCUMENTS = (".txt", ".md")
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+N_NAMED = 8
+"""Tables of a folder that a message names."""
 SHARD = re.compile(r"\d+")
 
 
@@ -139,13 +142,18 @@ def _folder_files(folder: Path) -> list[DataFile]:
             f"the folder holds no table ({n_images} images)" if n_images else "the folder holds no data", where=str(folder), hint=hint
         )
     if tables and not _are_parts(tables):
-        names = ", ".join(path.relative_to(folder).as_posix() for path in tables[:8])
-        raise DataError(
-            f"the folder holds several tables: {names}",
-            where=str(folder),
-            hint=f"name one of them (path: {tables[0]}), several ([{{path: ...}}, {{path: ...}}]), or a pattern ({folder}/*.jsonl)",
-        )
+        raise _several_tables(tables, folder)
     return [DataFile(path, path.relative_to(folder).as_posix()) for path in chosen]
+
+
+def _several_tables(tables: Sequence[Path], folder: Path) -> DataError:
+    names = ", ".join(path.relative_to(folder).as_posix() for path in tables[:N_NAMED])
+    more = f" and {len(tables) - N_NAMED} more" if len(tables) > N_NAMED else ""
+    patterns = Counter(path.with_name(f"*{path.suffix}") for path in tables)
+    pattern, n_fitting = patterns.most_common(1)[0]
+    all_of_them = f", or a pattern ({pattern})" if n_fitting > 1 else ""
+    hint = f"name one of them (path: {tables[0]}), several ([{{path: ...}}, {{path: ...}}]){all_of_them}"
+    return DataError(f"the folder holds several tables: {names}{more}", where=str(folder), hint=hint)
 
 
 def _hide(folders: list[str]) -> bool:

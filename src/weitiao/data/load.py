@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from weitiao.data.audit import Facts, equal_rows, label_balance, near_overlaps, overlaps, statistics
+from weitiao.data.audit import Facts, equal_rows, label_balance, near_overlaps, overlaps, short_documents, statistics
 from weitiao.data.check import Checked, check_records
 from weitiao.data.rows import Tally
 from weitiao.data.shapes import Recognised
@@ -36,25 +36,26 @@ class Loaded:
     shapes: list[Recognised] = field(default_factory=list)
 
 
-def load_samples(section: Data, task: Task, seed: int) -> SampleSet:
+def load_samples(section: Data, task: Task, seed: int, *, stops: bool = True) -> SampleSet:
     """Read, recognise, check and split the rows that a recipe names.
 
     Args:
         section: the recipe's ``data``; paths are absolute, globs, or ``hub:``.
         task: makes samples of records and says what only it can see.
         seed: of the split and of the choice among weighted sources.
+        stops: whether too many unusable rows are an exception; else they are a finding of severity ``error``.
 
     Returns:
         Three parts, read lazily, and the report with everything that was found.
 
     Raises:
         DataError: a source is not there, cannot be read, or fits no shape.
-        Problems: more rows than ``allow_dropped`` cannot be used; one problem per reason.
+        Problems: more rows than ``allow_dropped`` cannot be used, or none can; one problem per reason.
     """
     tally = Tally()
     loaded = _read_all(section, task, tally)
     checked = check_records(loaded.store, loaded.candidates, task, tally, all_near=section.split.near)
-    tally.refuse_beyond(section.allow_dropped)
+    tally.refuse_beyond(section.allow_dropped if stops else 1.0)
     parts = _split(section, loaded, checked, seed)
 
     def origin_of(row: int) -> str:
@@ -62,11 +63,13 @@ def load_samples(section: Data, task: Task, seed: int) -> SampleSet:
 
     facts, kept = checked.facts, checked.kept
     findings = [
+        *([tally.finding(section.allow_dropped)] if tally.is_beyond(section.allow_dropped) else []),
         *checked.findings,
         *equal_rows(facts, kept, origin_of),
         *overlaps(facts, kept, parts, origin_of),
         *near_overlaps(checked.families, kept, parts, len(loaded.store), origin_of),
         *label_balance(facts, kept, origin_of),
+        *short_documents(facts, kept, task.kind, origin_of),
     ]
     report = DataReport(
         shape="; ".join(shape.sentence for shape in loaded.shapes),

@@ -13,6 +13,8 @@ from functools import cache, lru_cache
 
 import numpy as np
 
+from weitiao.log import progress
+
 # All numbers have 32 bits: processors multiply eight of them at once, but no 64-bit ones.
 N_HASHES = 64
 MULTIPLIERS = np.random.default_rng(20240601).integers(0, 2**31, N_HASHES, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
@@ -141,10 +143,13 @@ class NearIndex:
         def grams_of(item: int) -> np.ndarray:
             return _distinct(grams(text_of(self._rows[item])))
 
-        for first, second in self._candidates(signatures):
-            a, b = root(first), root(second)
-            if a != b and overlap(grams_of(first), grams_of(second)) >= self._threshold:
-                parent[max(a, b)] = min(a, b)
+        pairs = self._candidates(signatures)
+        with progress("comparing", len(pairs), "pairs") as advance:
+            for first, second in pairs:
+                a, b = root(first), root(second)
+                if a != b and overlap(grams_of(first), grams_of(second)) >= self._threshold:
+                    parent[max(a, b)] = min(a, b)
+                advance(1)
         members: dict[int, list[int]] = {}
         for item, row in enumerate(self._rows):
             members.setdefault(root(item), []).append(row)

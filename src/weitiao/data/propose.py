@@ -23,6 +23,8 @@ N_LOOKED_AT = 5000
 FEW_ROWS = 10
 """Below this number of rows none are set aside."""
 MAX_LABELS = 200
+YAML_WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
+"""Names that YAML does not read as text."""
 
 KINDS: tuple[str, ...] = tuple(get_args(section.model_fields["kind"].annotation)[0] for section in get_args(get_args(TaskSection)[0]))
 VISION = ("ocr", "caption")
@@ -74,12 +76,12 @@ def propose_recipe(path: str, task_kind: str | None) -> Proposal:
         tally.refuse_beyond(0.0)
     lines = [
         f"# {_recognised(shapes, kind, tally)}",
-        *_task_lines(kind, records, is_whole=tally.n_read < N_LOOKED_AT),
+        *_task_lines(kind, records, shapes[0], is_whole=tally.n_read < N_LOOKED_AT),
         *_data_lines(path, mapping, len(records)),
         *_model_lines(kind),
-        *_encode_lines(records),
+        *_encode_lines(kind, records),
         *_train_lines(kind, len(records)),
-        *_rest_lines(kind),
+        *_rest_lines(kind, records),
     ]
     return Proposal("\n".join(lines) + "\n", _recognised(shapes, kind, tally))
 
@@ -89,9 +91,10 @@ def _reading(kind: str, mapping: Mapping[str, str]) -> Reading:
 
 
 def _recognised(shapes: Sequence[Recognised], kind: str, tally: Tally) -> str:
-    more = " first" if tally.n_read == N_LOOKED_AT else ""
-    left_out = f", {tally.n_rejected} of them unusable" if tally.n_rejected else ""
-    return f"{shapes[0].sentence}: {kind} ({KIND_IN_WORDS[kind]}); {tally.n_read}{more} rows looked at{left_out}"
+    rows = "1 row" if tally.n_read == 1 else f"{tally.n_read:,} rows"
+    looked_at = f"the first {rows}" if tally.n_read == N_LOOKED_AT else rows
+    left_out = f", {tally.n_rejected:,} of them unusable" if tally.n_rejected else ""
+    return f"{shapes[0].sentence}: {kind} ({KIND_IN_WORDS[kind]}); {looked_at} looked at{left_out}"
 
 
 def _kind_and_mapping(source: Source, task_kind: str | None) -> tuple[str, dict[str, str]]:
@@ -162,25 +165,27 @@ LOOKS: dict[str, Callable[[Recognised, Sequence[Record]], bool]] = {
 """Whether rows that have the columns of a kind are rows of that kind."""
 
 
-def _task_lines(kind: str, records: Sequence[Record], *, is_whole: bool) -> list[str]:
+def _task_lines(kind: str, records: Sequence[Record], shape: Recognised, *, is_whole: bool) -> list[str]:
     """The task; labels are written out only where every row was seen, or one that comes later would be refused."""
-    lines = ["task:", f"  kind: {kind}"]
+    lines = ["task:", f"  kind: {kind}  # {KIND_IN_WORDS[kind]}"]
     if kind == "extraction":
         fields = _fields(records)
         if fields:
             lines += ["  fields:  # type: string, number, date, enum or list; copied: whether the value stands in the text"]
-            lines += [f"    {_quoted(name)}: {spec}" for name, spec in fields.items()]
+            lines += [f"    {_key(name)}: {spec}" for name, spec in fields.items()]
         else:
             lines += ["  fields: [answer]  # name the fields of the JSON answers"]
-    elif kind == "classification" and not any(record.candidates for record in records):
+    elif kind == "classification":
         labels = sorted({label for record in records for label in record.labels})
-        if is_whole and 2 <= len(labels) <= MAX_LABELS:
-            lines.append(f"  labels: {_quoted(labels)}")
+        if any(record.candidates for record in records):
+            lines.append(f"  # every row is asked with its own candidates, those of the column `{shape.columns['candidates']}`")
+        elif is_whole and 2 <= len(labels) <= MAX_LABELS:
+            lines.append(f"  labels: {_quoted(labels)}  # what an answer can be; others are refused")
         if any(len(record.labels) != 1 for record in records):
-            lines.append("  multi_label: true")
+            lines.append("  multi_label: true  # a row can have several labels, or none")
     elif kind == "ner":
         types = sorted({entity.label for record in records for entity in record.entities or ()})
-        lines += [f"  labels: {_quoted(types)}"] if types and is_whole else []
+        lines += [f"  labels: {_quoted(types)}  # entity types; others are refused"] if types and is_whole else []
     return lines
 
 
@@ -207,7 +212,7 @@ def _field_spec(values: Sequence[Any], texts: Sequence[str]) -> str:
 
 
 def _data_lines(path: str, mapping: Mapping[str, str], n_rows: int) -> list[str]:
-    lines = ["", "data:", f"  train: {{path: {_quoted(path)}}}"]
+    lines = ["", "data:", f"  train: {{path: {_quoted(path)}}}  # a file, folder, pattern or hub:OWNER/NAME, or a list of several"]
     if mapping:
         lines.append(f"  columns: {_quoted(mapping)}  # field: column of the file")
     if n_rows < FEW_ROWS:
@@ -222,15 +227,22 @@ def _data_lines(path: str, mapping: Mapping[str, str], n_rows: int) -> list[str]
 def _model_lines(kind: str) -> list[str]:
     path = "Qwen/Qwen2-VL-2B-Instruct" if kind in VISION else "Qwen/Qwen3-0.6B"
     note = "hub id or folder" if kind in VISION else "hub id, folder, .gguf file, or bundled:qwen2.5-coder-0.5b-instruct (needs no hub)"
-    return ["", "model:", f"  path: {path}  # {note}", "  tuning: {kind: lora, r: 8, lora_alpha: 32, lora_dropout: 0.1}"]
+    tuning = "small matrices beside frozen weights; `{kind: full}` trains every weight"
+    return ["", "model:", f"  path: {path}  # {note}", f"  tuning: {{kind: lora, r: 8, lora_alpha: 32, lora_dropout: 0.1}}  # {tuning}"]
 
 
-def _encode_lines(records: Sequence[Record]) -> list[str]:
-    lengths = sorted(len(record.text) + sum(len(message.text) for message in record.messages) for record in records)
-    long = lengths[int(0.95 * (len(lengths) - 1))]
-    max_tokens = next((size for size in (512, 1024, 2048) if long + 256 <= size), 4096)
-    note = "longer rows are shortened in the user's text only"
-    return ["", "encode:", f"  max_tokens: {max_tokens}  # {note}"]
+def _encode_lines(kind: str, records: Sequence[Record]) -> list[str]:
+    long = _usual_most(
+        [
+            sum(len(message.text) for message in record.messages) if record.messages else len(record.text) + len(record.answer or "")
+            for record in records
+        ]
+    )
+    # An image takes up to 752 tokens at the usual chat.images.max_pixels.
+    sizes = (2048,) if kind in VISION else (512, 1024, 2048)
+    max_tokens = next((size for size in sizes if long + 256 <= size), 4096)
+    note = "longer documents become several rows" if kind == "text" else "longer rows are shortened in the user's text only"
+    return ["", "encode:", f"  max_tokens: {max_tokens}  # longest row; {note}"]
 
 
 def _train_lines(kind: str, n_rows: int) -> list[str]:
@@ -239,20 +251,34 @@ def _train_lines(kind: str, n_rows: int) -> list[str]:
     return [
         "",
         "train:",
-        f"  num_train_epochs: {epochs}",
-        f"  learning_rate: {rate}",
+        f"  num_train_epochs: {epochs}  # how often every row is seen",
+        f"  learning_rate: {rate}  # size of a step: lower where the loss jumps, higher where it hardly falls",
         "  batch_tokens: 8192  # about as many per optimizer step",
     ]
 
 
-def _rest_lines(kind: str) -> list[str]:
-    longest = {"classification": 32, "ner": 512, "caption": 128}.get(kind, 256)
+def _usual_most(lengths: Sequence[int]) -> int:
+    """What all but a twentieth of the lengths do not exceed."""
+    return sorted(lengths)[int(0.95 * (len(lengths) - 1))]
+
+
+def _rest_lines(kind: str, records: Sequence[Record]) -> list[str]:
+    longest = {"classification": 32, "ner": 512, "caption": 128, "text": 256}.get(kind)
+    if longest is None:
+        # Hardly any text has more tokens than characters.
+        long = _usual_most([len(record.answer or "") for record in records])
+        longest = next((size for size in (256, 512) if long <= size), 1024)
     return [
         "",
-        f"evaluate: {{max_new_tokens: {longest}}}",
+        f"evaluate: {{max_new_tokens: {longest}}}  # longest answer",
         "track: {kind: swanlab, mode: local}  # curves on a local page: no account, no network; `{kind: none}` for none",
-        "export: [{kind: merged}]",
+        "export: [{kind: merged}]  # an ordinary Hugging Face folder; there are adapter, gguf, ollama and openvino too",
     ]
+
+
+def _key(name: str) -> str:
+    """A name as a key of YAML, quoted where YAML would read it as something else."""
+    return name if name.isidentifier() and name.lower() not in YAML_WORDS else _quoted(name)
 
 
 def _quoted(value: Any) -> str:

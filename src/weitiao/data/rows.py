@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from weitiao.errors import DataError, Problems, RowError
+from weitiao.seams import Finding
 
 N_EXAMPLES = 3
 """Examples kept per reason and per finding."""
@@ -38,6 +39,11 @@ class RejectedRowError(RowError):
         """
         super().__init__(f"{reason}: {detail}" if detail else reason, where=where, hint=hint)
         self.reason = reason
+
+
+def counted(n: int, one: str, many: str = "") -> str:
+    """A number and its noun: ``1 row``, ``2 rows``; ``many`` where that is not ``one`` with an s."""
+    return f"{n} {one if n == 1 else many or one + 's'}"
 
 
 def reason_of(error: RowError) -> str:
@@ -81,16 +87,40 @@ class Tally:
             Problems: more than that, or no row at all was usable; one problem per reason.
         """
         n_kept = self.n_read - self.n_rejected
-        if n_kept > 0 and self.n_rejected <= allowed_share * self.n_read:
+        if n_kept > 0 and not self.is_beyond(allowed_share):
             return
-        share = self.n_rejected / self.n_read
         problems = []
         for reason, count in sorted(self.counts.items(), key=lambda item: -item[1]):
             examples = "\n".join(self.examples[reason])
             hint = f"{examples}\n{self.hints[reason]}" if reason in self.hints else examples
-            problems.append(DataError(f"{reason} ({count} rows)", hint=hint))
-        what = f"{self.n_rejected} of {self.n_read} rows cannot be used ({share:.1%}); {allowed_share:.1%} may be left out"
+            problems.append(DataError(f"{reason} ({counted(count, 'row')})", hint=hint))
+        what = self._said_of(allowed_share)
         if n_kept > 0:
-            allowance = -(-self.n_rejected * 1000 // self.n_read) / 1000
-            what += f". Mend them, or allow it: data.allow_dropped: {allowance:g}"
+            what += f". Mend them, or allow it: data.allow_dropped: {self._allowance:g}"
         raise Problems(list(problems), what=what)
+
+    def is_beyond(self, allowed_share: float) -> bool:
+        """Whether a larger share of the rows was rejected than is allowed."""
+        return self.n_rejected > allowed_share * self.n_read
+
+    def finding(self, allowed_share: float) -> Finding:
+        """What ``refuse_beyond`` would say, as a finding; the reasons stand in the report beside it.
+
+        Args:
+            allowed_share: share of the rows read that may be rejected, in [0, 1].
+
+        Returns:
+            ``unusable-rows``, an error.
+        """
+        # An example reads `file:row: what is wrong`.
+        origins = tuple(shown.split(": ", 1)[0] for examples in self.examples.values() for shown in examples)[:N_EXAMPLES]
+        hint = f"mend them, or allow it: data.allow_dropped: {self._allowance:g}"
+        return Finding("unusable-rows", "error", self.n_rejected, self._said_of(allowed_share), origins, hint)
+
+    def _said_of(self, allowed_share: float) -> str:
+        share = self.n_rejected / self.n_read
+        return f"{self.n_rejected} of {self.n_read} rows cannot be used ({share:.1%}); {allowed_share:.1%} may be left out"
+
+    @property
+    def _allowance(self) -> float:
+        return -(-self.n_rejected * 1000 // self.n_read) / 1000

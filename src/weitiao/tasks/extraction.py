@@ -177,7 +177,8 @@ def _check_field(name: str, spec: FieldSpec, answer: Mapping[str, Any], text: st
     if is_empty(value) and not spec.optional:
         hint = f"fill it in, or set task.fields.{name}.optional: true"
         return [RowProblem("missing-field", "warning", f"{name} is missing; it is trained as empty", hint)]
+    hint = f"mend the value, or set task.fields.{name}.copied: false where values are put in other words"
     return [
-        RowProblem("value-not-in-text", "warning", f"{name}: {piece!r} does not stand in the text", f"or task.fields.{name}.copied: false")
+        RowProblem("value-not-in-text", "warning", f"{name}: {piece!r} does not stand in the text", hint)
         for piece in not_in_text(value, spec, text)
     ]
