@@ -70,7 +70,7 @@ class Data(Section):
     """A source of its own for the final figures; otherwise ``split.test`` of the training rows."""
     split: Split = Split()
     shape: str | None = None
-    """Name of the row shape where recognising it from the first rows is not wanted; see ``weitiao init --help`` for the names."""
+    """Name of the row shape where recognising it from the first rows is not wanted; the names stand in docs/data.md."""
     columns: dict[ColumnName, str] = Field(default_factory=dict)
     """Which column of the file is which field, e.g. ``{text: body, label: topic}``."""
     system: str | None = None
