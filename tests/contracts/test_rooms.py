@@ -47,6 +47,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "planning": ANY,
     "doctor": {"model", "runs"},
     "cli": ANY,
+    "__main__": {"cli"},
 }
 """Besides ``EVERYBODY``; files of the package itself count as rooms of one file."""
 
