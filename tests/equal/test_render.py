@@ -65,7 +65,7 @@ def test_every_answer_follows_exactly_the_tokens_of_its_prompt(family: Any, thin
         prompt = renderer.prompt(turns[: end - 1]).input_ids
         row = renderer.conversation(turns[:end])
         assert row.input_ids[: len(prompt)] == prompt
-        assert row.trained[len(prompt)]
+        assert row.trained[len(prompt) - 1 : len(prompt) + 1] == [False, True]
     whole = renderer.conversation(turns)
     assert whole.input_ids[: len(renderer.prompt(turns[:1]).input_ids)] == renderer.prompt(turns[:1]).input_ids
     assert trained_text(renderer, whole).count("<|im_end|>") == 2
