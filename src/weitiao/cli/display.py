@@ -113,9 +113,7 @@ def _lines(console: Console) -> Display:
                 _print(console, progress_line(title, n_done, total, unit, now - started, *begun))
 
         yield tell
-        seconds = time.monotonic() - started
-        if seconds >= SECONDS_WORTH_A_LINE:
-            _print(console, progress_line(title, n_done, n_done, unit, seconds))
+        _print_end(console, title, n_done, unit, time.monotonic() - started)
 
     return display
 
@@ -147,9 +145,7 @@ def _bars(console: Console) -> Display:
             bars.remove_task(task)
             if not bars.tasks:
                 bars.stop()
-        seconds = time.monotonic() - started
-        if seconds >= SECONDS_WORTH_A_LINE:
-            _print(console, progress_line(title, n_done, n_done, unit, seconds))
+        _print_end(console, title, n_done, unit, time.monotonic() - started)
 
     return display
 
@@ -168,6 +164,11 @@ def _words_column() -> ProgressColumn:
             return Text(line.removeprefix(": "))
 
     return Words()
+
+
+def _print_end(console: Console, title: str, n_done: int, unit: str, seconds: float) -> None:
+    if seconds >= SECONDS_WORTH_A_LINE:
+        _print(console, progress_line(title, n_done, n_done, unit, seconds))
 
 
 def _print(console: Console, line: str) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from weitiao.cli.verbs import AsJson, Overrides, RecipeFile, app
+from weitiao.cli.verbs import AsJson, Overrides, RecipeFile, app, read_recipe
 
 if TYPE_CHECKING:
     from weitiao.planning import Plan
@@ -23,10 +23,8 @@ def plan(
 
     Nothing is kept; a model that cannot fit is refused with what would fit.
     """
+    loaded = read_recipe(recipe, overrides)
     from weitiao.cli.show import show_json
-    from weitiao.recipe import load_recipe
-
-    loaded = load_recipe(recipe, overrides or ())
     from weitiao.planning import plan_recipe
 
     planned = plan_recipe(loaded, measure=measure)

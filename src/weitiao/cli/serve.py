@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from weitiao.cli.verbs import RunFolder, app
+from weitiao.cli.verbs import RunFolder, app, find_run
 from weitiao.errors import CommandError
 
 LIBRARIES = ("fastapi", "uvicorn", "prometheus_client")
@@ -43,9 +43,7 @@ def serve(
     /v1/chat/completions, /v1/models, /v1/tasks/predict, /health and /metrics, on 127.0.0.1 unless another host is named. SIGTERM or
     Ctrl-C finishes the answers that were begun. Needs weitiao[serve]; with --engine vllm, vLLM instead.
     """
-    from weitiao.runs import read_run
-
-    path = read_run(run).path
+    path = find_run(run)
     kind, _, python = engine.partition(":")
     if kind not in ("embedded", "vllm") or (kind == "embedded" and python):
         raise CommandError(

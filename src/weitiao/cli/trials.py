@@ -44,11 +44,11 @@ def sweep_recipe(
 
 def _show_sweep(summary: SweepSummary) -> None:
     from weitiao.cli.display import duration
-    from weitiao.cli.show import result_table, show_run, stderr_console
+    from weitiao.cli.show import number, result_table, show_run, stderr_console
 
     trials = result_table(f"{len(summary.trials)} trials, judged on validation rows", ["trial", "settings", summary.metric, "step", "time"])
     for trial in summary.trials:
-        value = trial.failure.splitlines()[0] if trial.failure else "-" if trial.value is None else f"{trial.value:.4f}"
+        value = trial.failure.splitlines()[0] if trial.failure else number(trial.value)
         style = "bold green" if trial.name == summary.winner else ""
         trials.add_row(trial.name, " ".join(trial.overrides), value, str(trial.best_step or "-"), duration(trial.seconds), style=style)
     stderr_console().print(trials)
@@ -57,7 +57,7 @@ def _show_sweep(summary: SweepSummary) -> None:
 
 
 def _show_table(compared: RunTable) -> None:
-    from weitiao.cli.show import result_table, say, stderr_console
+    from weitiao.cli.show import number, result_table, say, stderr_console
 
     names = [run.path.name for run in compared.runs]
     shown = result_table("runs", ["", *names])
@@ -67,8 +67,8 @@ def _show_table(compared: RunTable) -> None:
     shown.add_row("minutes of training", *("-" if run.minutes is None else f"{run.minutes:.1f}" for run in compared.runs))
     for metric in compared.metrics:
         shown.add_section()
-        shown.add_row(f"{metric}, base", *(_number(run.baseline.metrics.get(metric)) for run in compared.runs))
-        shown.add_row(f"{metric}, tuned", *(_number(run.tuned.metrics[metric]) for run in compared.runs), style="bold")
+        shown.add_row(f"{metric}, base", *(number(run.baseline.metrics.get(metric)) for run in compared.runs))
+        shown.add_row(f"{metric}, tuned", *(number(run.tuned.metrics[metric]) for run in compared.runs), style="bold")
         shown.add_row("  95 % interval", *(_interval(run.tuned.intervals.get(metric)) for run in compared.runs), style="dim")
         shown.add_row(f"  against {names[0]}", *(_gain(run.gain.get(metric)) for run in compared.runs))
     stderr_console().print(shown)
@@ -81,10 +81,6 @@ def _show_table(compared: RunTable) -> None:
 def _brief(value: Any) -> str:
     text = "-" if value is None else str(value)
     return text if len(text) <= 40 else f"{text[:18]} … {text[-18:]}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
 
 
 def _interval(bounds: tuple[float, float] | None) -> str:

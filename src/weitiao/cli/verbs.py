@@ -92,15 +92,15 @@ def init(
     say(f"{proposal.recognised}\nwrote {output}; next: weitiao check {output}")
 
 
-def _load(path: Path, overrides: Sequence[str] | None) -> Recipe:
-    # Before the pipeline and with it torch is imported: a misspelt key is told at once.
+def read_recipe(path: Path, overrides: Sequence[str] | None) -> Recipe:
+    """The recipe, read before the pipeline and with it torch is imported: a misspelt key is told at once."""
     from weitiao.recipe import load_recipe
 
     return load_recipe(path, overrides or ())
 
 
-def _found(path: Path) -> Path:
-    # Likewise: a misspelt run folder is told before anything heavy is imported.
+def find_run(path: Path) -> Path:
+    """The run folder; likewise, a misspelt one is told before anything heavy is imported."""
     from weitiao.runs import read_run
 
     return read_run(path).path
@@ -130,7 +130,7 @@ def run(
         from weitiao.cli.trials import sweep_recipe
 
         return sweep_recipe(recipe, overrides or (), output, mode, as_json=as_json)
-    loaded = _load(recipe, overrides)
+    loaded = read_recipe(recipe, overrides)
     from weitiao import pipeline
     from weitiao.cli.show import show_json, show_run
 
@@ -151,7 +151,7 @@ def train(run: RunFolder, as_json: AsJson = False) -> None:
 
     Its baseline stays; the tuned answers, the comparison, the exports and the report are made anew.
     """
-    path = _found(run)
+    path = find_run(run)
     from weitiao import finished
     from weitiao.cli.show import show_json, show_run
 
@@ -172,7 +172,7 @@ def evaluate(
 
     On the run's test rows, or on another file of the same shape.
     """
-    path = _found(run)
+    path = find_run(run)
     from weitiao import finished
     from weitiao.cli.show import show_json, show_scores
 
@@ -193,7 +193,7 @@ def export(
 
     Each artifact is read back by the engine that it is meant for, and its answers are compared with the run's.
     """
-    path = _found(run)
+    path = find_run(run)
     if dtype is not None and not kind:
         raise CommandError("--dtype goes with --kind", hint="add --kind merged, gguf, ollama or openvino")
     from weitiao import finished
@@ -205,7 +205,7 @@ def export(
 @app.command()
 def report(run: RunFolder) -> None:
     """Write a run's report.html again."""
-    path = _found(run)
+    path = find_run(run)
     from weitiao import finished
     from weitiao.cli.show import say
 
@@ -231,7 +231,7 @@ def predict(
 
     Answers are written as they come; the same command again goes on where it stopped.
     """
-    path = _found(run)
+    path = find_run(run)
     from weitiao import finished
     from weitiao.cli.show import show_facts, show_json
     from weitiao.runs import jsonable
@@ -250,7 +250,7 @@ def chat(
 
     Labels come with their probabilities. An empty line or Ctrl-D ends it; with --web, Ctrl-C.
     """
-    path = _found(run)
+    path = find_run(run)
     if web:
         from weitiao.cli.page import show_page
 
@@ -271,7 +271,7 @@ def demo(
     ),
     replace: Annotated[bool, typer.Option("--replace", help="Run it anew where it has run already.")] = False,
     data_only: Annotated[Path | None, typer.Option(metavar="FILE", help="Only write the 800 complaints to FILE (JSONL).")] = None,
-    formulas: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Only write pictures of 600 formulas with their LaTeX.")] = None,
+    formulas: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Only write pictures of 8,000 formulas with their LaTeX.")] = None,
     scenes: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Only write 400 drawn scenes with five captions each.")] = None,
     as_json: AsJson = False,
 ) -> None:
