@@ -7,6 +7,7 @@ from weitiao.report import svg
 from weitiao.report.curves import running_mean
 from weitiao.report.dataset import describe_data
 from weitiao.report.differences import compare_values, mark
+from weitiao.report.formulas import draw
 from weitiao.report.wording import difference, duration, figure, number, size, span
 
 
@@ -135,3 +136,14 @@ def test_statistics_become_drawings() -> None:
     assert section.figures == (("n images", "1,234"), ("images", "7"))
     assert "10 to 20: 2" in section.spreads[2].drawing
     assert [part in section.spreads[1].drawing for part in (">4<", ">3<", ">2<")] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("spaced", "close"),
+    [("x ^ 2", "x^2"), ("g _ { \\mu \\nu } = 0", "g_{\\mu\\nu}=0"), (r"\sum _ { i = 1 } ^ { n } a _ i", r"\sum_{i=1}^{n}a_i")],
+)
+def test_blanks_behind_scripts_change_no_picture(spaced: str, close: str) -> None:
+    drawn = draw(spaced)
+    assert drawn is not None
+    assert drawn == draw(close)
+    assert drawn != draw(close.replace("^", "").replace("_", ""))

@@ -23,7 +23,7 @@ TABLE = "rows.jsonl"
 
 
 def write_formulas(
-    folder: Path, n: int = 600, seed: int = 0, levels: tuple[int, ...] = (2, 2, 3), fonts: tuple[str, ...] = NEW_FONTS
+    folder: Path, n: int = 8000, seed: int = 0, levels: tuple[int, ...] = (1, 2, 2), fonts: tuple[str, ...] = NEW_FONTS
 ) -> Path:
     """Write pictures of formulas and a table beside them.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -84,6 +85,8 @@ def draw(latex: str) -> bytes | None:
 
     if not latex or len(latex) > MAX_CHARACTERS or "$" in latex:
         return None
+    # mathtext takes a blank behind ^ or _ for the script itself, and data sets write `x ^ { 2 }`.
+    latex = re.sub(r"(?<!\\)([\^_])\s+", r"\1", latex)
     try:
         parsed = MathTextParser("agg").parse(f"${latex}$", 72, FontProperties(size=SIZE, math_fontfamily="cm"))
     except (ValueError, RuntimeError, IndexError, KeyError):
