@@ -135,6 +135,17 @@ def test_only_the_users_own_text_is_shortened(keep: Any, limit: int) -> None:
     assert trained_text(renderer, row) == "a<|im_end|>"
 
 
+def test_options_longer_than_the_text_are_not_what_is_shortened() -> None:
+    _, renderer = case("qwen2")
+    options = ",类型选型:" + "，".join(f"第{i}类" for i in range(100))
+    messages = [SYSTEM, long_user(3, options)]
+    n_tokens = len(renderer.prompt(messages).input_ids)
+    assert len(options) > len(ARTICLE * 3)
+    text = renderer.text(renderer.prompt(messages, n_tokens - 30).input_ids)
+    assert text.endswith(f"{options}<|im_end|>\n<|im_start|>assistant\n")
+    assert ARTICLE * 3 not in text
+
+
 def test_a_prompt_that_cannot_be_shortened_enough_is_refused() -> None:
     _, renderer = case("qwen2")
     with pytest.raises(RowError, match=r"the prompt has \d+ tokens, and what may not be shortened alone is longer than the 40 allowed"):
