@@ -111,21 +111,25 @@ def model_and_rows(arguments: Any, folder: Path, size: tuple[int, int], n_rows: 
 
 def make_step(tunable: Any) -> Any:
     """One optimizer step over rows, as ``train/loop.py`` computes it."""
+    from weitiao.recipe.sections import Train
+    from weitiao.train.fast import fast_layers, fast_paths, has_answers_only_layer
     from weitiao.train.head import chunked_head_loss
     from weitiao.train.segments import micro_batch, segmented
 
+    names = fast_paths(Train(), "cpu")
     causal = tunable.network.get_base_model()
     trained = [parameter for parameter in tunable.network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
 
     def step(rows: list[Any]) -> float:
         total = 0.0
-        with segmented(tunable.network):
+        with segmented(tunable.network), fast_layers(tunable.network, names):
+            only = has_answers_only_layer(causal)
             for row in rows:
-                laid = micro_batch(row, torch.device("cpu"), torch.float32, vision=tunable.vision)
+                laid = micro_batch(row, torch.device("cpu"), torch.float32, answers_only=only, vision=tunable.vision)
                 outputs = tunable.vision.encoder_outputs(row.pictures)
                 inputs = {"input_ids": laid.input_ids, "position_ids": laid.position_ids, "segments": laid.segments, "use_cache": False}
-                hidden = causal.base_model(**inputs, mm_encoder_outputs=outputs).last_hidden_state[0, laid.sources]
+                hidden = causal.base_model(**inputs, mm_encoder_outputs=outputs).last_hidden_state[0, slice(None) if only else laid.sources]
                 loss = chunked_head_loss(hidden, causal.get_output_embeddings().weight, laid.targets) / len(laid.targets)
                 loss.backward()
                 total += loss.item()

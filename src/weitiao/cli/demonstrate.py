@@ -63,6 +63,12 @@ def write_data(path: Path) -> None:
     say(f"wrote 800 complaints to {path}")
 
 
+SMALL = "model.path=bundled:tiny-vl data.limit=null 'model.tuning={kind: full, vision: all}' train.learning_rate=7e-4"
+FORMULAS = f"recipes/latex-ocr.yaml {SMALL} train.batch_rows=32 train.num_train_epochs=4"
+SCENES = f"recipes/coco-caption.yaml {SMALL} chat.images.size=null train.num_train_epochs=20"
+"""How the tiny model is tuned: all of it, at a rate that would harm a large one."""
+
+
 def write_pictures(formulas: Path | None, scenes: Path | None) -> None:
     """Write folders of pictures for the vision recipes.
 
@@ -77,13 +83,13 @@ def write_pictures(formulas: Path | None, scenes: Path | None) -> None:
     from weitiao.demo import write_formulas, write_scenes
     from weitiao.errors import CommandError
 
-    for folder, write, recipe in ((formulas, write_formulas, "latex-ocr"), (scenes, write_scenes, "coco-caption")):
+    for folder, write, words in ((formulas, write_formulas, FORMULAS), (scenes, write_scenes, SCENES)):
         if folder is None:
             continue
         if folder.exists() and (folder.is_file() or any(folder.iterdir())):
             raise CommandError("the folder holds something already", where=str(folder), hint="name another one")
         table = write(folder)
-        say(f"wrote {table}\n  weitiao run recipes/{recipe}.yaml model.path=bundled:tiny-vl data.train.path={table}")
+        say(f"wrote {table}\n  weitiao run {words} data.train.path={table}")
 
 
 def _status(path: Path) -> str | None:
