@@ -54,6 +54,8 @@ def test_rows_that_differ_in_their_system_message_only_are_no_duplicates(tmp_pat
     assert said(turns("You are Tom.", "Tom"), turns("You are Tom.", "Ann")) == {"duplicate-texts": 1, "contradicting-answers": 1}
     columns = [{"system": name, "instruction": "Who are you?", "output": "me"} for name in ("Tom", "Ann")]
     assert said(*columns) == {}
+    labelled = [{"text": "停车难", "label": label, "system": name} for label, name in (("a", "Tom"), ("b", "Ann"))]
+    assert not {"duplicate-texts", "contradicting-answers"} & set(findings(audit(tmp_path, labelled, "classification")))
     prints = {audit(tmp_path, [turns(system, "me")], "chat").report.fingerprint for system in ("Tom", "Ann")}
     assert len(prints) == 2
 
@@ -168,8 +170,8 @@ def test_images_with_something_wrong(tmp_path):
     assert samples.report.statistics["images"]["width"]["max"] == 4100
 
 
-# 14,000 x 14,000 is above our bound, and below the one at which Pillow refuses by itself.
-@pytest.mark.parametrize("side", [14_000, 60_000])
+# 13,400 x 13,400 is just above the bound, which is Pillow's own.
+@pytest.mark.parametrize("side", [13_400, 60_000])
 def test_a_decompression_bomb_is_not_decoded(tmp_path, side):
     # A PNG header that claims so many pixels over next to no data.
     picture(tmp_path / "bomb.png")
