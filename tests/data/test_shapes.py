@@ -139,6 +139,15 @@ def test_bio_tags_of_words_that_are_written_apart(tmp_path):
     assert [sample.origin for sample in samples.train] == ["rows.conll:1", "rows.conll:8"]
 
 
+def test_tokens_without_tags_are_listed_and_not_lost(tmp_path):
+    (tmp_path / "rows.conll").write_text("Yes O\n\nBerlin\n\nin O\nRome\n", encoding="utf-8")
+    samples = load(tmp_path / "rows.conll", "ner", allow_dropped=1.0)
+    assert [sample.origin for sample in samples.train] == ["rows.conll:1"]
+    assert samples.report.n_read == 3
+    (told,) = samples.report.rejected_examples.values()
+    assert [line.split(": ")[0] for line in told] == ["rows.conll:3", "rows.conll:5"]
+
+
 def test_offsets_that_do_not_match_reject_the_row(tmp_path):
     good = {"text": "我在北京。", "entities": [ENTITY]}
     rows = [
