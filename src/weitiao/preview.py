@@ -68,10 +68,13 @@ def look_at(recipe: Recipe, n: int) -> list[LookRow]:
 
 def _look_row(sample: Sample, renderer: Renderer, limit: int) -> LookRow:
     row = renderer.conversation(sample.messages, limit)
-    marked = zip(row.input_ids, row.trained, strict=True)
+    # As in training: what follows the last trained token cannot change the loss and is left out.
+    end = max((i + 1 for i, trained in enumerate(row.trained) if trained), default=0)
+    token_ids = tuple(row.input_ids[:end])
+    marked = zip(token_ids, row.trained[:end], strict=True)
     runs_of_tokens = [(trained, [token for token, _ in run]) for trained, run in groupby(marked, key=lambda pair: pair[1])]
     pieces = tuple((_REPEATED.sub(_times, renderer.text(ids)), trained) for trained, ids in runs_of_tokens)
-    return LookRow(sample.origin, pieces, tuple(row.input_ids), len(row.input_ids), sum(row.trained), row.n_shortened, row.pictures)
+    return LookRow(sample.origin, pieces, token_ids, len(token_ids), sum(row.trained), row.n_shortened, row.pictures)
 
 
 _REPEATED = re.compile(r"(<\|image_pad\|>){2,}")
