@@ -68,8 +68,7 @@ def look_at(recipe: Recipe, n: int) -> list[LookRow]:
 
 def _look_row(sample: Sample, renderer: Renderer, limit: int) -> LookRow:
     row = renderer.conversation(sample.messages, limit)
-    # As in training: what follows the last trained token cannot change the loss and is left out.
-    end = max((i + 1 for i, trained in enumerate(row.trained) if trained), default=0)
+    end = row.trained_end  # as in training
     token_ids = tuple(row.input_ids[:end])
     marked = zip(token_ids, row.trained[:end], strict=True)
     runs_of_tokens = [(trained, [token for token, _ in run]) for trained, run in groupby(marked, key=lambda pair: pair[1])]

@@ -38,7 +38,7 @@ TASKS = {
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 
-def check(content, name, kind, n_rows=None, **data):
+def assert_kept_or_listed(content, name, kind, n_rows=None, **data):
     """Load a file and hold what must be true of any file.
 
     ``n_rows`` is how many rows it has, counted by other means than the reader's. Returns the report, or None where the file was refused
@@ -120,7 +120,7 @@ KINDS = st.sampled_from(sorted(TASKS))
 @QUICK
 @given(ROWS, KINDS)
 def test_json_lines_of_anything(rows, kind):
-    report = check("\n".join(json.dumps(row) for row in rows).encode(), "rows.jsonl", kind)
+    report = assert_kept_or_listed("\n".join(json.dumps(row) for row in rows).encode(), "rows.jsonl", kind)
     if report is not None and not (rows and isinstance(rows[0], list)):
         assert report.n_read == len(rows)
 
@@ -128,7 +128,7 @@ def test_json_lines_of_anything(rows, kind):
 @QUICK
 @given(ROWS, KINDS)
 def test_a_json_array_of_anything(rows, kind):
-    report = check(json.dumps(rows, ensure_ascii=False).encode(errors="surrogatepass"), "rows.json", kind)
+    report = assert_kept_or_listed(json.dumps(rows, ensure_ascii=False).encode(errors="surrogatepass"), "rows.json", kind)
     if report is not None:
         assert report.n_read == len(rows)
 
@@ -161,9 +161,9 @@ def test_csv_of_anything(rows, more, delimiter, kind, is_named):
     n_rows = sum(record not in ([], [""]) for record in records)
     content = out.getvalue().encode(errors="surrogatepass")
     if is_named:
-        check(content, "rows.csv", kind, n_rows, delimiter=delimiter, encoding="utf-8")
+        assert_kept_or_listed(content, "rows.csv", kind, n_rows, delimiter=delimiter, encoding="utf-8")
     else:
-        check(content, "rows.csv", kind)
+        assert_kept_or_listed(content, "rows.csv", kind)
 
 
 PIECES = [
@@ -197,9 +197,9 @@ def counted(content, ending):
 @given(CONTENT, st.sampled_from([".jsonl", ".json", ".csv", ".tsv", ".txt", ".conll", ".parquet", ".arrow"]), KINDS, st.booleans())
 def test_any_bytes_under_any_name(content, ending, kind, is_named):
     if is_named:
-        check(content, f"rows{ending}", "ner" if ending == ".conll" else "text", counted(content, ending), encoding="utf-8")
+        assert_kept_or_listed(content, f"rows{ending}", "ner" if ending == ".conll" else "text", counted(content, ending), encoding="utf-8")
     else:
-        check(content, f"rows{ending}", kind)
+        assert_kept_or_listed(content, f"rows{ending}", kind)
 
 
 @pytest.mark.parametrize(("ending", "n_rows"), [(".jsonl", 3), (".conll", 4), (".txt", 1)])
@@ -210,7 +210,7 @@ def test_these_files_are_not_refused(ending, n_rows):
         ".txt": b"plain text\n\nmore\n",
     }[ending]
     assert counted(content, ending) == n_rows
-    assert check(content, f"rows{ending}", "ner" if ending == ".conll" else "text", n_rows).n_read == n_rows
+    assert assert_kept_or_listed(content, f"rows{ending}", "ner" if ending == ".conll" else "text", n_rows).n_read == n_rows
 
 
 # ---- good files with damage -------------------------------------------------------------------------------------------
@@ -273,12 +273,12 @@ DAMAGES = st.lists(
 @pytest.mark.parametrize("ending", [".jsonl", ".json", ".csv", ".gb.csv", ".parquet", ".arrow"])
 @pytest.mark.parametrize("kind", sorted(GOOD))
 def test_damaged_files(kind, ending):
-    assert check(good_file(kind, ending), f"rows{ending}", kind).n_kept == len(GOOD[kind])
+    assert assert_kept_or_listed(good_file(kind, ending), f"rows{ending}", kind).n_kept == len(GOOD[kind])
 
     @settings(QUICK, max_examples=25)
     @given(DAMAGES)
     def holds(damages):
-        check(damaged(good_file(kind, ending), damages), f"rows{ending}", kind)
+        assert_kept_or_listed(damaged(good_file(kind, ending), damages), f"rows{ending}", kind)
 
     holds()
 

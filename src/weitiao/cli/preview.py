@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from weitiao.cli.fail import EXIT_WRONG_INPUT
-from weitiao.cli.verbs import AsJson, Overrides, app
+from weitiao.cli.verbs import AsJson, Overrides, app, read_recipe
 
 if TYPE_CHECKING:
     from weitiao.recipe import Recipe
@@ -57,11 +57,8 @@ def look(
 
 
 def _recipe_of(path: Path, overrides: Sequence[str] | None) -> Recipe:
-    # Before the pipeline and with it torch is imported: a misspelt key is told at once.
-    from weitiao.recipe import load_recipe
-
     if not _is_data(path):
-        return load_recipe(path, overrides or ())
+        return read_recipe(path, overrides)
     from weitiao import data
     from weitiao.cli.show import say
 
@@ -70,7 +67,7 @@ def _recipe_of(path: Path, overrides: Sequence[str] | None) -> Recipe:
     with TemporaryDirectory() as folder:
         written = Path(folder) / "recipe.yaml"
         written.write_text(proposal.text, encoding="utf-8")
-        return load_recipe(written, overrides or ())
+        return read_recipe(written, overrides)
 
 
 def _is_data(path: Path) -> bool:

@@ -193,7 +193,7 @@ def _each(places: array) -> Iterator[_Place]:
 
 def _put(row: Rendered, writer: RowWriter, below: int | None = None) -> _Place:
     """Write a conversation's tokens, unless its prompt has ``below`` tokens or more."""
-    end = next((i for i in range(len(row.trained), 0, -1) if row.trained[i - 1]), 0)
+    end = row.trained_end
     n_prompt = next((i for i in range(end, 0, -1) if not row.trained[i - 1]), 0)
     counts = (n_prompt, end - n_prompt, sum(row.trained))
     n_image = sum(picture.n_tokens for picture in row.pictures)

@@ -38,6 +38,11 @@ class Rendered:
     n_shortened: int = 0
     """Tokens taken out of the shortenable piece to fit; 0 where the row fitted."""
 
+    @property
+    def trained_end(self) -> int:
+        """Tokens up to the last trained one: what follows cannot change the loss, and training leaves it out. 0 where none is trained."""
+        return next((i for i in range(len(self.trained), 0, -1) if self.trained[i - 1]), 0)
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedRow:
