@@ -277,7 +277,7 @@ def demo(
 ) -> None:
     """Run the whole path on made-up complaints.
 
-    Needs no data and no model hub: weights of 491 MB come with pip, once. Some minutes on two cores.
+    Needs no data and no model hub: weights of 491 MB come with pip, once. 20 minutes on two cores in float32.
     """
     from weitiao.cli.demonstrate import run_demo, write_data, write_pictures
     from weitiao.cli.show import show_json, show_run
