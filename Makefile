@@ -25,7 +25,7 @@ $(USED): pyproject.toml constraints.txt
 	  || { echo "make: this Python has no venv module; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@echo "make: installing weitiao into .venv (a minute or two the first time)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e .
+	$(BIN)/pip install --disable-pip-version-check --no-compile -c constraints.txt -e .  # Python compiles what it imports by itself
 	@touch $(USED)
 
 $(STAMP): $(USED)
@@ -33,7 +33,7 @@ $(STAMP): $(USED)
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
 
-demo: $(USED)  ## run the whole path on made-up data: fetches 491 MB of weights, trains, compares (20 minutes on 2 cores in float32)
+demo: $(USED)  ## run the whole path on made-up data: fetches 491 MB of weights, trains, compares (ten minutes on 2 cores)
 	$(BIN)/weitiao demo
 
 test: env  ## run the tests (some 15 minutes; no network, no GPU)

@@ -5,10 +5,12 @@ recompute, packing, folder, out. Writes to ``out`` a JSON object: the time at wh
 """
 
 import functools
+import importlib.machinery
 import json
 import resource
 import sys
 import time
+import types
 from pathlib import Path
 
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -123,6 +125,10 @@ def trl():
 
 
 def llamafactory():
+    # It imports torchaudio for every model; peers.py takes it out of the venv, since it does not load beside a CPU torch.
+    stand_in = types.ModuleType("torchaudio")
+    stand_in.__spec__ = importlib.machinery.ModuleSpec("torchaudio", None)
+    sys.modules["torchaudio"] = stand_in
     from llamafactory.train.tuner import run_exp
 
     folder = Path(SETTINGS["folder"])
@@ -131,11 +137,19 @@ def llamafactory():
     tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant", "system_tag": "system"}
     about = {"rows": {"file_name": "rows.json", "formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": tags}}
     (folder / "dataset_info.json").write_text(json.dumps(about))
+    base = folder / "base"
+    base.mkdir(exist_ok=True)
+    for file in Path(SETTINGS["base"]).iterdir():
+        if not (base / file.name).exists():
+            (base / file.name).symlink_to(file.resolve())
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").unlink()
+    (base / "config.json").write_text(json.dumps(config | {"dtype": SETTINGS["dtype"]}))  # it computes in what stands there
     run_exp(
         {
             "stage": "sft",
             "do_train": True,
-            "model_name_or_path": SETTINGS["base"],
+            "model_name_or_path": str(base),
             "dataset": "rows",
             "dataset_dir": str(folder),
             "template": "qwen",

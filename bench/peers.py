@@ -27,6 +27,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "quick": {"kinds": ["extraction"], "rows_per_step": 4, "steps": 3},
     "full": {"kinds": ["classification", "extraction"], "rows_per_step": 16, "steps": 6},
 }
+REMOVED = {"llamafactory": ["torchvision", "torchaudio"]}
+"""What a contestant requires, text training does not use, and a CPU build of torch cannot load."""
 USUAL = {"peer": "plain", "batch": 4, "recompute": True}
 """The script as people write it: batches of four, gradient checkpointing."""
 
@@ -68,6 +70,8 @@ def python_of(peer: str, cache: Path) -> str | None:
         if installed.returncode:
             print(f"{peer}: cannot be installed: {installed.stderr.strip().splitlines()[-1]}", file=sys.stderr)
             return None
+        if peer in REMOVED:
+            subprocess.run([str(python), "-m", "pip", "uninstall", "-q", "-y", *REMOVED[peer]], check=True)
         done.write_text("")
     return str(python)
 

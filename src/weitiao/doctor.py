@@ -111,6 +111,16 @@ def advice(facts: Diagnosis, asked_hub: bool = False) -> tuple[str, ...]:
     return tuple(said)
 
 
+def gemm_gflops_here() -> float:
+    """The rate of the device, dtype and threads that a run would take here by itself, timed for a second.
+
+    Returns:
+        10^9 operations a second, two for each product and sum.
+    """
+    device = pick_device("auto")
+    return gemm_gflops(device, pick_dtype("auto", device), torch.get_num_threads())
+
+
 def gemm_gflops(device: torch.device, dtype: torch.dtype, threads: int, seconds: float = 1.0) -> float:
     """The rate of one matrix product, repeated; its best time counts.
 

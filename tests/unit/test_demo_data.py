@@ -146,3 +146,16 @@ def test_the_demo_folder_holds_data_and_a_recipe_that_loads(tmp_path):
     assert recipe.task.fields == ["name", "address", "email", "question"]
     assert recipe.model.path == "bundled:qwen2.5-coder-0.5b-instruct"
     assert len((tmp_path / "new" / "demo" / "complaints.jsonl").read_text("utf-8").splitlines()) == 800
+
+
+@pytest.mark.parametrize(("quick", "n_train"), [(False, range(195, 210)), (True, range(68, 82))])
+def test_either_slice_of_the_demo_holds_out_more_than_forty_rows(tmp_path, quick, n_train):
+    from weitiao.data import load_samples
+    from weitiao.recipe import load_recipe
+    from weitiao.tasks import make_task
+
+    recipe = load_recipe(demo_recipe(tmp_path, quick=quick))
+    samples = load_samples(recipe.data, make_task(recipe.task, recipe.data.system), recipe.run.seed)
+    assert len(samples.train) in n_train
+    assert len(samples.test) > 40
+    assert len(samples.valid) >= 5

@@ -99,6 +99,24 @@ def test_a_gguf_file_becomes_a_folder_once(tiny, tmp_path):
 
 
 @pytest.mark.usefixtures("cache")
+def test_a_files_header_is_parsed_once(tiny, tmp_path, monkeypatch):
+    import gguf
+
+    parsed = []
+
+    class Reader(gguf.GGUFReader):
+        def __init__(self, path, mode="r"):
+            parsed.append(str(path))
+            super().__init__(path, mode)
+
+    monkeypatch.setattr(gguf, "GGUFReader", Reader)
+    file = write_gguf(tiny, tmp_path / "tiny.gguf", head=None)
+    resolve_weights(str(file))
+    assert parsed == [str(file)]
+    assert gguf.GGUFReader is Reader
+
+
+@pytest.mark.usefixtures("cache")
 def test_constants_tokens_and_stop_ids_are_settled(tiny, tmp_path):
     folder = resolve_weights(str(write_gguf(tiny, tmp_path / "tiny.gguf", head=None)))
     config = json.loads((folder / "config.json").read_text())

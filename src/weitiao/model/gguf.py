@@ -7,8 +7,11 @@ only names.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,11 +86,11 @@ def convert_gguf(file: Path, folder: Path, name: str) -> None:
     library_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # ours says how far the conversion is
     with progress(f"converting {name}", 3, "steps") as advance:
         try:
-            split = _split_name(file)
-            tokens = _save_tokenizer(file, folder, split)
-            advance(1)
-            network = _load_network(file, name)
-            advance(1)
+            with _header_read_once():
+                tokens = _save_tokenizer(file, folder, _split_name(file))
+                advance(1)
+                network = _load_network(file, name)
+                advance(1)
         except READER_ERRORS as err:
             if isinstance(err, OSError) and err.errno is not None:
                 raise  # the system's trouble (no space, no permission), not the file's
@@ -105,10 +108,26 @@ def convert_gguf(file: Path, folder: Path, name: str) -> None:
         advance(1)
 
 
-def _split_name(file: Path) -> str:
-    from gguf import GGUFReader
+@contextmanager
+def _header_read_once() -> Iterator[None]:
+    """Keep what the gguf package reads of a file: transformers has it read anew for tokenizer, config and weights.
 
-    field = GGUFReader(file).fields.get("tokenizer.ggml.pre")
+    A header holds some 300,000 strings (tokens and merges), each a slice of the mapped file: 10 to 20 seconds a time.
+    """
+    import gguf
+
+    library_reader = gguf.GGUFReader
+    gguf.GGUFReader = functools.cache(lambda path, mode="r": library_reader(path, mode))  # type: ignore[assignment,misc]
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = library_reader  # type: ignore[misc]
+
+
+def _split_name(file: Path) -> str:
+    import gguf
+
+    field = gguf.GGUFReader(str(file)).fields.get("tokenizer.ggml.pre")
     return str(field.contents()) if field is not None else ""
 
 
