@@ -95,7 +95,7 @@ def logits_of(network: Any, token_ids: list[int]) -> torch.Tensor:
 def test_the_merged_folder_answers_as_the_adapter_does(lora_run: Path, exported: Any) -> None:
     merged = exported[1]
     assert (merged.kind, merged.path) == ("merged", lora_run / "merged")
-    assert merged.check["n_prompts"] == 8
+    assert merged.check["n_prompts"] == 4
     assert merged.check["equal_answers"] == 1.0
     assert merged.check["logit_difference"] < 1e-4
     assert merged.size_bytes > (merged.path / "model.safetensors").stat().st_size > 0
@@ -150,7 +150,7 @@ def test_the_card_says_where_the_model_comes_from_and_what_it_can(exported: Any)
         "task: {kind: extraction}",
     ):
         assert line in card.splitlines()
-    assert "gave the trained model's greedy answers to 100% of 8 held-out prompts" in card
+    assert "gave the trained model's greedy answers to 100% of 4 held-out prompts" in card
 
 
 def test_the_adapter_folder_is_read_by_plain_peft(lora_run: Path, exported: Any) -> None:

@@ -60,7 +60,7 @@ def _is_slow() -> bool:
     if gflops >= ENOUGH_GFLOPS:
         return False
     say(
-        f"This machine multiplies matrices at {gflops:,.0f} GFLOP/s. For an end within ten minutes some 75 complaints are trained on; "
+        f"This machine multiplies matrices at {gflops:,.0f} GFLOP/s. To end within ten minutes, some 50 complaints are trained on; "
         "`weitiao demo --whole` takes some 200 and gives better figures.\n"
     )
     return True

@@ -23,9 +23,9 @@ from torch import Tensor, cat
 from weitiao.errors import ExportError
 from weitiao.seams import Message, Renderer, Sample
 
-N_CHECKED = 8
+N_CHECKED = 4
 """Most prompts that are answered."""
-CHECKED_TOKENS = 1024
+CHECKED_TOKENS = 512
 """Prompt tokens in all, about; keeps the comparison within seconds on a small model."""
 N_NEW = 24
 """Tokens of each answer."""

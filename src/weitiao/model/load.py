@@ -85,6 +85,7 @@ def load_network(folder: Path, dtype: torch.dtype, device: torch.device, *, trus
     Raises:
         ModelError: the folder is not that of a model that can be read.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
     from transformers.utils import logging as library_logging
 
@@ -96,7 +97,7 @@ def load_network(folder: Path, dtype: torch.dtype, device: torch.device, *, trus
         network = loader.from_pretrained(
             folder, dtype=dtype, attn_implementation="sdpa", trust_remote_code=trust_remote_code, use_safetensors=True
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"the weights cannot be loaded: {_first_line(error)}", where=str(folder)) from error
     network.generation_config.eos_token_id = stop_token_ids(network, tokenizer)
     network.generation_config.pad_token_id = tokenizer.pad_token_id
