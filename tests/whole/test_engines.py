@@ -18,7 +18,7 @@ from tests.whole.test_export import SAMPLES, SYSTEM, make_run
 
 from weitiao.cache import cache_root
 from weitiao.chat import make_renderer
-from weitiao.errors import EngineError
+from weitiao.errors import EngineError, ExportError
 from weitiao.export import export_checkpoint
 from weitiao.infer import make_engine, openvino_engine
 from weitiao.model import load_checkpoint
@@ -74,14 +74,13 @@ def share(name: str, expected: list[str], found: list[str]) -> float:
     return equal
 
 
-@pytest.mark.parametrize(("dtype", "least"), [("float32", 0.95), ("int8", 0.1)])
-def test_openvino_answers_as_the_embedded_engine(run: Path, renderer: Any, embedded: list[str], dtype: Any, least: float) -> None:
+def test_openvino_answers_as_the_embedded_engine(run: Path, renderer: Any, embedded: list[str]) -> None:
     python = environment("openvino", "optimum-intel[openvino]==2.2.0", "openvino-genai")
-    (artifact,) = export_checkpoint(run / "best", [OpenvinoExport(dtype=dtype)], run, SAMPLES)
+    (artifact,) = export_checkpoint(run / "best", [OpenvinoExport(dtype="float32")], run, SAMPLES)
     print(artifact.check)
     with openvino_engine(python, artifact.path, renderer, batch_size=16, max_prompt_tokens=400) as engine:
         answers = dict(engine.generate(ROWS, SAMPLING))
-        assert share(f"openvino {dtype}", embedded, [answers[i].text for i in range(len(ROWS))]) >= least
+        assert share("openvino float32", embedded, [answers[i].text for i in range(len(ROWS))]) >= 0.95
         schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
         held = dict(engine.generate(ROWS[:4], Sampling(max_new_tokens=64), lambda _sample: Constraint(json_schema=schema)))
         assert all(json.loads(answer.text).keys() == {"n"} for answer in held.values() if answer.ended_by == "stop")
@@ -89,6 +88,15 @@ def test_openvino_answers_as_the_embedded_engine(run: Path, renderer: Any, embed
         assert {answer.text for answer in chosen.values()} <= {"体育", "财经"}
         with pytest.raises(EngineError, match="does not tell the likelihood"):
             engine.likelihood([])
+
+
+def test_int8_weights_that_answer_otherwise_are_not_left_behind(run: Path) -> None:
+    """Random weights choose between near ties at every token, which eight bits tip."""
+    environment("openvino", "optimum-intel[openvino]==2.2.0", "openvino-genai")
+    before = sorted(run.iterdir())
+    with pytest.raises(ExportError, match=r"the exported weights answer otherwise than the trained model: \d+% of the tokens agree"):
+        export_checkpoint(run / "best", [OpenvinoExport(dtype="int8")], run, SAMPLES)
+    assert sorted(run.iterdir()) == before
 
 
 LLAMA = """
