@@ -4,6 +4,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help env demo test test-real lint check format docs pins clean
 
+# pip leaves compiling to the first import (half the time of installing), so what runs from here may keep it.
+export PYTHONDONTWRITEBYTECODE :=
+
 PYTHON ?= python3
 BIN := .venv/bin
 USED := .venv/.installed-weitiao
@@ -25,7 +28,7 @@ $(USED): pyproject.toml constraints.txt
 	  || { echo "make: this Python has no venv module; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@echo "make: installing weitiao into .venv (a minute or two the first time)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --disable-pip-version-check --no-compile -c constraints.txt -e .  # Python compiles what it imports by itself
+	$(BIN)/pip install --disable-pip-version-check --no-compile -c constraints.txt -e .
 	@touch $(USED)
 
 $(STAMP): $(USED)
