@@ -140,10 +140,9 @@ def llamafactory():
     base = folder / "base"
     base.mkdir(exist_ok=True)
     for file in Path(SETTINGS["base"]).iterdir():
-        if not (base / file.name).exists():
+        if file.name != "config.json" and not (base / file.name).exists():
             (base / file.name).symlink_to(file.resolve())
-    config = json.loads((base / "config.json").read_text())
-    (base / "config.json").unlink()
+    config = json.loads((Path(SETTINGS["base"]) / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"dtype": SETTINGS["dtype"]}))  # it computes in what stands there
     run_exp(
         {
