@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
+from schemathesis.core.failures import FailureGroup
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     negative_data_rejection,
@@ -48,9 +50,23 @@ def test_whatever_the_schema_allows_or_not_is_answered_as_it_says(server: Server
     @given(case=operation.as_strategy(generation_mode=mode))
     @settings(max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     def answered(case: Any) -> None:
-        case.call_and_validate(checks=CHECKS, timeout=60)
+        response = case.call_and_validate(checks=CHECKS, timeout=60)
+        assert response.status_code < 500
 
     answered()
+
+
+@pytest.mark.parametrize("body", [{}, {"stream_options": {"include_usage": True}}], ids=["plain", "with-usage"])
+def test_every_event_of_a_stream_is_as_the_schema_says(server: Server, body: dict[str, Any]):
+    operation = schemathesis.openapi.from_url(f"{server.url}/openapi.json")["/v1/chat/completions"]["POST"]
+    asked = {"messages": [{"role": "user", "content": "你好"}], "max_tokens": 3, "stream": True, **body}
+    case = operation.Case(body=asked, media_type="application/json")
+    response = requests.post(server.url + "/v1/chat/completions", json=asked, timeout=60)
+    case.validate_response(response, checks=CHECKS)
+    assert len(response.text.split("data: {")) >= 3 + bool(body)
+    response._content = response.content.replace(b'"chat.completion.chunk"', b'"chat.completion"')
+    with pytest.raises(FailureGroup, match="SSE event violates schema"):
+        case.validate_response(response, checks=CHECKS)
 
 
 def test_the_server_is_well_after_that(server):

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import Response
+from pydantic.json_schema import models_json_schema
 
 from weitiao import __version__
 from weitiao.seams import Sample, Task
@@ -23,7 +24,17 @@ from weitiao.serve.keys import Keys
 from weitiao.serve.limits import Limits
 from weitiao.serve.refusal import Refusal
 from weitiao.serve.rows import few_images, job_of, predicted
-from weitiao.serve.schemas import ChatCompletion, ChatRequest, Error, Health, ModelCard, ModelList, PredictRequest, PredictResponse
+from weitiao.serve.schemas import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatRequest,
+    Error,
+    Health,
+    ModelCard,
+    ModelList,
+    PredictRequest,
+    PredictResponse,
+)
 from weitiao.serve.served import Served
 from weitiao.serve.waiting import at_work, while_connected
 from weitiao.serve.worker import Job, Worker
@@ -45,6 +56,25 @@ STATUSES = {
     503: "Too many prompts are waiting; Retry-After says when to ask again",
     504: "The answer took too long",
 }
+
+SCHEMAS = "#/components/schemas/"
+EVENT = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {
+        "data": {
+            "anyOf": [
+                {"const": "[DONE]"},
+                {
+                    "type": "string",
+                    "contentMediaType": "application/json",
+                    "contentSchema": {"anyOf": [{"$ref": SCHEMAS + "ChatCompletionChunk"}, {"$ref": SCHEMAS + "Error"}]},
+                },
+            ]
+        }
+    },
+}
+"""A server-sent event of a streamed answer, in the words of OpenAPI 3.2."""
 
 
 def make_app(served: Served, limits: Limits, keys: Keys | None = None, *, allow_image_urls: bool = False) -> tuple[Gate, Worker]:
@@ -82,6 +112,9 @@ def make_app(served: Served, limits: Limits, keys: Keys | None = None, *, allow_
     app = FastAPI(title="weitiao", version=__version__, lifespan=life, docs_url=None, redoc_url=None)
     app.include_router(desk.router())
     answer_errors(app)
+    # Kept by FastAPI as what it publishes. An event is no response of a route, so its schema comes in by hand.
+    chunk = models_json_schema([(ChatCompletionChunk, "serialization")], ref_template=SCHEMAS + "{model}")[1]["$defs"]
+    app.openapi()["components"]["schemas"].update(chunk)
     return Gate(app, keys=keys, limits=limits, counts=counts), worker
 
 
@@ -116,7 +149,7 @@ class Desk:
         errors: Responses = {status: {"model": Error, "description": text} for status, text in STATUSES.items()}
         stream = {
             "description": "The answer; server-sent events with `stream`",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {"itemSchema": EVENT}},
         }
         got: Responses = {401: errors[401]}
         add = router.add_api_route

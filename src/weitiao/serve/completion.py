@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from weitiao.seams import Answer
 from weitiao.serve.counts import Counts
 from weitiao.serve.refusal import Refusal
-from weitiao.serve.schemas import AnswerMessage, ChatCompletion, Choice, FinishReason
+from weitiao.serve.schemas import AnswerMessage, ChatCompletion, ChatCompletionChunk, Choice, ChunkChoice, Delta, FinishReason, Usage
 from weitiao.serve.waiting import events, finished, usage_of
 from weitiao.serve.worker import Finished, Job, Piece
 
@@ -58,24 +58,23 @@ async def answer_events(job: Job, name: str, counts: Counts, deadline: float, *,
     Yields:
         One event each. A failure after the first is an event too: the status has been sent.
     """
-    head: dict[str, Any] = {"id": new_id(), "object": "chat.completion.chunk", "created": int(time.time()), "model": name}
-    usage = {"usage": None} if with_usage else {}
+    answer_id, created = new_id(), int(time.time())
 
-    def chunk(delta: dict[str, str], reason: FinishReason | None = None) -> str:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
-        return _event({**head, "choices": [choice], **usage})
+    def chunk(choices: list[ChunkChoice], usage: Usage | None = None) -> str:
+        made = ChatCompletionChunk(id=answer_id, created=created, model=name, choices=choices, usage=usage)
+        return _event(made.model_dump(exclude=None if with_usage else {"usage"}))
 
-    yield chunk({"role": "assistant", "content": ""})
+    yield chunk([ChunkChoice(delta=Delta(role="assistant", content=""))])
     try:
         async for event in events(job, deadline):
             text = event.text if isinstance(event, Piece | Finished) else ""
             if text:
-                yield chunk({"content": text})
+                yield chunk([ChunkChoice(delta=Delta(content=text))])
             if isinstance(event, Finished):
                 counts.answer(event.answer)
-                yield chunk({}, finish_reason(event.answer))
+                yield chunk([ChunkChoice(delta=Delta(), finish_reason=finish_reason(event.answer))])
                 if with_usage:
-                    yield _event({**head, "choices": [], "usage": usage_of([event.answer]).model_dump()})
+                    yield chunk([], usage_of([event.answer]))
     except Refusal as refusal:
         yield _event(refusal.body)
     yield "data: [DONE]\n\n"

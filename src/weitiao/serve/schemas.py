@@ -185,6 +185,40 @@ class ChatCompletion(Reply):
     usage: Usage
 
 
+def _is_none(value: Any) -> bool:
+    return value is None
+
+
+class Delta(Reply):
+    """What a chunk adds to the answer; a field that it does not add to is not there."""
+
+    role: Literal["assistant"] | None = Field(default=None, exclude_if=_is_none)
+    content: str | None = Field(default=None, exclude_if=_is_none)
+
+
+class ChunkChoice(Reply):
+    """The only choice of a chunk."""
+
+    index: Literal[0] = 0
+    delta: Delta
+    logprobs: None = None
+    finish_reason: FinishReason | None = None
+    """Null but in the last one."""
+
+
+class ChatCompletionChunk(Reply):
+    """A piece of an answer that is sent as it is written."""
+
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    choices: list[ChunkChoice]
+    """Empty in the chunk that counts the tokens."""
+    usage: Usage | None = None
+    """There with ``stream_options.include_usage``; null but in the last chunk."""
+
+
 # ---- /v1/tasks/predict ------------------------------------------------------------------------------------------------
 
 
