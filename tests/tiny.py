@@ -109,7 +109,7 @@ VISION_TEMPLATE = """\
 TEMPLATES: dict[Family, str] = {"qwen2": QWEN2_TEMPLATE, "qwen3": QWEN3_TEMPLATE}
 
 
-def build_tiny(family: Family, folder: Path, *, seed: int = 0, tied: bool = True) -> Path:
+def build_tiny(family: Family, folder: Path, *, seed: int = 0, tied: bool = True, head_dim: int = 16) -> Path:
     """Write a tiny random model as an ordinary Hugging Face folder.
 
     Args:
@@ -117,6 +117,7 @@ def build_tiny(family: Family, folder: Path, *, seed: int = 0, tied: bool = True
         folder: made where it does not exist.
         seed: of the weights; the vocabulary is always the same.
         tied: whether input and output embeddings are one matrix.
+        head_dim: width of a Qwen3 attention head.
 
     Returns:
         ``folder``.
@@ -127,7 +128,7 @@ def build_tiny(family: Family, folder: Path, *, seed: int = 0, tied: bool = True
     tokenizer = build_tokenizer(family)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = AutoModelForCausalLM.from_config(_config(family, tokenizer, tied))
+        network = AutoModelForCausalLM.from_config(_config(family, tokenizer, tied, head_dim))
         for name, weight in network.named_parameters():
             if name.endswith("bias"):
                 torch.nn.init.normal_(weight, std=0.1)
@@ -194,7 +195,7 @@ def sentences(n: int = 400, seed: int = 0) -> list[str]:
     return [_line(rng, kind % 4) for kind in range(n)]
 
 
-def _config(family: Family, tokenizer: Any, tied: bool) -> Any:
+def _config(family: Family, tokenizer: Any, tied: bool, head_dim: int = 16) -> Any:
     from transformers import Qwen2Config, Qwen3Config
 
     sizes: dict[str, Any] = {
@@ -213,7 +214,7 @@ def _config(family: Family, tokenizer: Any, tied: bool) -> Any:
         "pad_token_id": tokenizer.pad_token_id,
         "dtype": "float32",
     }
-    return Qwen3Config(head_dim=16, **sizes) if family == "qwen3" else Qwen2Config(**sizes)
+    return Qwen3Config(head_dim=head_dim, **sizes) if family == "qwen3" else Qwen2Config(**sizes)
 
 
 def _vision_config(family: VisionFamily, tokenizer: Any) -> dict[str, Any]:

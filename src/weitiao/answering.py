@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from weitiao.seams import Engine, LoadedModel, Renderer, Task
 
 Opener = Callable[[runs.Run, str], Iterator[Engine]]
 
+WHERE_VLLM = "--engine vllm"
 START_SECONDS = 900
 """Longest time that vLLM may take to start; on a CPU it compiles for minutes."""
 
@@ -115,6 +117,10 @@ def _vllm(run: runs.Run, argument: str) -> Iterator[Engine]:
             try:
                 _wait_until_ready(process, f"http://127.0.0.1:{port}/health", said)
                 yield _server(run, f"http://127.0.0.1:{port}/v1#{run.path.name}", None)
+            except EngineError as error:
+                if process.poll() is None or error.where == WHERE_VLLM:
+                    raise
+                raise EngineError("vLLM ended while it was asked", where=WHERE_VLLM, hint=_last_lines(said)) from error
             finally:
                 process.terminate()
 
@@ -162,16 +168,21 @@ def _free_port() -> int:
 def _wait_until_ready(process: subprocess.Popen[str], address: str, said: IO[str]) -> None:
     for _ in range(START_SECONDS):
         if process.poll() is not None:
-            said.seek(0)
-            lines = "\n".join(said.read().strip().splitlines()[-5:])
-            raise EngineError("vLLM does not start", where="--engine vllm", hint=lines)
+            raise EngineError("vLLM does not start", where=WHERE_VLLM, hint=_last_lines(said))
         try:
             if requests.get(address, timeout=5).ok:
                 return
         except requests.RequestException:
             pass
         time.sleep(1)
-    raise EngineError(f"vLLM did not start within {START_SECONDS} s", where="--engine vllm")
+    raise EngineError(f"vLLM did not start within {START_SECONDS} s", where=WHERE_VLLM)
+
+
+def _last_lines(said: IO[str]) -> str:
+    """Of what vLLM printed: the errors' own lines where there are any, without the traces around them."""
+    said.seek(0)
+    lines = said.read().strip().splitlines()
+    return "\n".join([line for line in lines if re.search(r"\w+Error: ", line)][-2:] or lines[-5:])
 
 
 ENGINES: dict[str, Opener] = {

@@ -151,4 +151,5 @@ def vllm_run(path: Path, name: str | None = None) -> serve.VllmRun:
         lora_rank=int(facts.tuning.get("r", 0)),
         tokenizer=best,
         is_vision=facts.is_vision,
+        dtype=facts.dtype,
     )

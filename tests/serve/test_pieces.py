@@ -272,6 +272,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 def lora_run(folders: tuple[Path, Path], **more: object) -> VllmRun:
     base, best = folders
     settings = {"name": "complaints", "weights": base, "adapter": best, "lora_rank": 12, "tokenizer": best, "is_vision": False}
+    settings["dtype"] = "float32"
     return VllmRun(**{**settings, **more})  # type: ignore[arg-type]
 
 
@@ -284,6 +285,7 @@ def test_vllm_is_given_adapter_template_and_limits(folders):
     assert options["--tokenizer"] == str(best)
     assert options["--chat-template"] == str(best / "chat_template.jinja")
     assert (options["--host"], options["--port"], options["--max-model-len"]) == ("127.0.0.1", "8001", "1200")
+    assert options["--dtype"] == "float32"
     defaults = json.loads(options["--override-generation-config"])
     assert (defaults["temperature"], defaults["repetition_penalty"], defaults["max_new_tokens"]) == (0.0, 1.0, 200)
     assert words[words.index("--lora-modules") + 1] == f"complaints={best}"

@@ -39,9 +39,9 @@ SAMPLES = [
 ]
 
 
-def make_run(folder: Path, family: Any, tuning: LoraTuning | FullTuning, *, enable_thinking: bool = False) -> Path:
+def make_run(folder: Path, family: Any, tuning: LoraTuning | FullTuning, *, enable_thinking: bool = False, head_dim: int = 16) -> Path:
     """A run folder with a ``best/`` whose weights differ clearly from the base's."""
-    base_path = build_tiny(family, folder / "base")
+    base_path = build_tiny(family, folder / "base", head_dim=head_dim)
     (base_path / "README.md").write_text("---\nlanguage: zh\nlicense: apache-2.0\n---\n# base\n", encoding="utf-8")
     (base_path / "LICENSE").write_text("the licence\n", encoding="utf-8")
     base = load_base(Model(path=str(base_path), dtype="float32", device="cpu"))

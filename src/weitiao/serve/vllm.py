@@ -40,6 +40,8 @@ class VllmRun:
     tokenizer: Path
     """Folder with tokenizer and chat template of the run."""
     is_vision: bool
+    dtype: str
+    """What the run computed in, e.g. ``float32``; vLLM's own choice would be a shorter one."""
 
 
 def vllm_command(run: VllmRun, host: str, port: int, limits: Limits, *, python: str, allow_image_urls: bool) -> list[str]:
@@ -67,6 +69,7 @@ def vllm_command(run: VllmRun, host: str, port: int, limits: Limits, *, python: 
     defaults = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0, "max_new_tokens": limits.max_new_tokens}
     words = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(run.weights), "--tokenizer", str(run.tokenizer)]
     words += ["--chat-template", str(_template(run.tokenizer)), "--host", host, "--port", str(port), "--max-model-len", str(n_tokens)]
+    words += ["--dtype", run.dtype]
     words += ["--generation-config", "auto", "--override-generation-config", json.dumps(defaults), "--enable-prefix-caching"]
     if run.adapter is None:
         words += ["--served-model-name", run.name]
