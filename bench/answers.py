@@ -1,11 +1,13 @@
-"""Answers per second: the embedded engine, with and without guessed tokens, beside transformers' own ``generate``, in turn.
+"""Answers per second: the embedded engine, with and without guessed tokens, transformers' own ``generate`` and other engines, in turn.
 
-Run as ``python -m bench.answers [--rows N] [--rounds N] [--model NAME | --run RUN] [--threads N] [--batch-size N] [--ours] [--json]``.
+Run as ``python -m bench.answers [--rows N] [--rounds N] [--model NAME | --run RUN] [--engine NAME:ARG]... [--threads N] [--batch-size N]
+[--ours] [--json]``.
 
 Classification (a shared instruction of about 300 tokens, 5 answer tokens at most) and extraction (up to 120 answer tokens), greedy. Free on
 all sides so that answers can be compared (``generate``: batches of 8); for the embedded engine also classification by scoring labels, and
-extraction held to its schema. With ``--run``, the tuned model of a finished extraction run answers that run's own test rows.
-Time is the processor's where one thread works, so that neighbours on the machine do not count.
+extraction held to its schema. With ``--run``, the tuned model of a finished extraction run answers that run's own test rows. With
+``--engine`` as well (as ``weitiao predict`` takes it) it answers the made-up rows of both kinds, and so does each engine.
+Time is the processor's where one thread works, so that neighbours on the machine do not count; for other engines always the clock's.
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +33,7 @@ from bench.shapes import gemm_rate
 from weitiao import answering, chat, infer, model, runs
 from weitiao.demo.complaints import make_complaints
 from weitiao.recipe.sections import Chat, Model
-from weitiao.seams import Answer, Constraint, LoadedModel, Renderer, Sample, Sampling, text_message
+from weitiao.seams import Answer, Constraint, Engine, LoadedModel, Renderer, Sample, Sampling, text_message
 
 N_PLAIN = 8
 """Rows of a batch of ``generate``."""
@@ -47,13 +51,6 @@ SCHEMA = {
     "required": list(FIELDS),
     "additionalProperties": False,
 }
-
-
-COMPARED = (
-    ("embedded", "embedded, nothing guessed"),
-    ("embedded", "generate"),
-    ("embedded, held to the schema", "embedded, held to the schema, nothing guessed"),
-)
 
 
 @dataclass(frozen=True)
@@ -134,10 +131,10 @@ def by_engine(loaded: LoadedModel, renderer: Renderer, work: Work, batch_size: i
     return replace(result, passes=passes)
 
 
-def measured(work: Callable[[], list[Answer]]) -> Result:
-    """Time and memory of a pass."""
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    with _peak() as peak:
+def measured(work: Callable[[], list[Answer]], *, of_children: bool = False) -> Result:
+    """Time and memory of a pass, done in this process or in those that it has started."""
+    clock = time.process_time if torch.get_num_threads() == 1 and not of_children else time.perf_counter
+    with _peak(of_children=of_children) as peak:
         started = clock()
         answers = work()
         seconds = clock() - started
@@ -145,12 +142,17 @@ def measured(work: Callable[[], list[Answer]]) -> Result:
 
 
 @contextmanager
-def _peak() -> Iterator[list[int]]:
+def _peak(*, of_children: bool) -> Iterator[list[int]]:
     process, highest, is_over = psutil.Process(), [0], threading.Event()
+
+    def bytes_now() -> int:
+        watched = process.children(recursive=True) if of_children else [process]
+        return sum(one.memory_info().rss for one in watched)
 
     def watch() -> None:
         while not is_over.wait(0.1):
-            highest[0] = max(highest[0], process.memory_info().rss)
+            with suppress(psutil.NoSuchProcess):
+                highest[0] = max(highest[0], bytes_now())
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -187,6 +189,11 @@ def figures(loaded: LoadedModel, results: list[Result], n_shared: int, rate: flo
     }
 
 
+def by_other(engine: Engine, work: Work) -> Result:
+    """Another engine's greedy answers; memory of all processes that this one has started."""
+    return measured(lambda: in_order(engine.generate(work.samples, Sampling(max_new_tokens=work.max_new_tokens))), of_children=True)
+
+
 def variants(loaded: LoadedModel, renderer: Renderer, work: Work, batch_size: int, *, ours: bool) -> dict[str, Callable[[], Result]]:
     """What is measured of one kind of work; the first two and ``generate`` give free answers, which must be equal."""
 
@@ -209,7 +216,10 @@ def variants(loaded: LoadedModel, renderer: Renderer, work: Work, batch_size: in
 
 
 def compare(loaded: LoadedModel, work: Work, found: dict[str, Callable[[], Result]], n_rounds: int, renderer: Renderer) -> dict[str, Any]:
-    """All variants in turn on one kind of work."""
+    """All variants in turn on one kind of work; whatever gives free answers is set beside the embedded engine's."""
+    held = [name for name in found if "held" in name or "scored" in name]
+    pairs = [("embedded", name) for name in found if name != "embedded" and name not in held]
+    pairs += pairwise(held)
     results: dict[str, list[Result]] = {name: [] for name in found}
     for _ in range(n_rounds):
         for name, measure in found.items():
@@ -225,8 +235,8 @@ def compare(loaded: LoadedModel, work: Work, found: dict[str, Callable[[], Resul
         "mean_prompt_tokens": round(sum(map(len, prompts)) / len(prompts), 1),
         "shared_tokens": n_shared,
         "gemm_gigaflop_per_second": round(rate / 1e9, 1),
-        "equal_answers": {f"{a} = {b}": _equal(results[a][0], results[b][0]) for a, b in COMPARED if a in results and b in results},
-        "times_as_fast": {f"{a} / {b}": round(seconds[b] / seconds[a], 2) for a, b in COMPARED if a in results and b in results},
+        "equal_answers": {f"{a} = {b}": _equal(results[a][0], results[b][0]) for a, b in pairs},
+        "times_as_fast": {f"{a} / {b}": round(seconds[b] / seconds[a], 2) for a, b in pairs},
         **{name: figures(loaded, each, 0 if name == "generate" else n_shared, rate) for name, each in results.items()},
     }
 
@@ -242,6 +252,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="passes of each engine, in turn")
     parser.add_argument("--model", default="bundled:qwen2.5-coder-0.5b-instruct")
     parser.add_argument("--run", type=Path, help="a finished extraction run whose tuned model answers its own test rows")
+    parser.add_argument("--engine", action="append", default=[], help="another engine for the run's model; may be given several times")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--batch-size", type=int, default=64, help="rows that the embedded engine answers at once")
     parser.add_argument("--only", choices=["classification", "extraction"])
@@ -249,20 +260,25 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout and nothing else")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
-    if chosen.run:
-        run = runs.read_run(chosen.run)
+    if chosen.engine and not chosen.run:
+        parser.error("--engine needs --run: other engines load a run's exports")
+    run = runs.read_run(chosen.run) if chosen.run else None
+    if run is not None:
         _, loaded, renderer = answering.embedded_engine(run)
-        kinds = [work_of_run(run, chosen.rows)]
+        kinds = works(chosen.rows) if chosen.engine else [work_of_run(run, chosen.rows)]
     else:
         loaded = model.load_base(Model(path=chosen.model))
         renderer = chat.make_renderer(loaded.processor, Chat())
         kinds = works(chosen.rows)
     found: dict[str, Any] = {"model": loaded.name, "threads": chosen.threads, "dtype": str(loaded.dtype), "batch_size": chosen.batch_size}
-    for work in kinds:
-        if chosen.only in (None, work.name):
-            measures = variants(loaded, renderer, work, chosen.batch_size, ours=chosen.ours)
-            found[work.name] = compare(loaded, work, measures, chosen.rounds, renderer)
-            print(json.dumps({work.name: found[work.name]}, indent=2, ensure_ascii=False), file=sys.stderr, flush=True)
+    with ExitStack() as stack:
+        others = {spec: stack.enter_context(answering.open_engine(run, spec)) for spec in chosen.engine} if run is not None else {}
+        for work in kinds:
+            if chosen.only in (None, work.name):
+                measures = variants(loaded, renderer, work, chosen.batch_size, ours=chosen.ours)
+                measures |= {spec.partition(":")[0]: partial(by_other, engine, work) for spec, engine in others.items()}
+                found[work.name] = compare(loaded, work, measures, chosen.rounds, renderer)
+                print(json.dumps({work.name: found[work.name]}, indent=2, ensure_ascii=False), file=sys.stderr, flush=True)
     if chosen.json:
         print(json.dumps(found, ensure_ascii=False))
 
