@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[2] / "src" / "weitiao"
-EVERYBODY = {"cache", "errors", "hubs", "imagefiles", "log", "seams", "recipe", "weitiao"}
+EVERYBODY = {"cache", "errors", "hubs", "imagefiles", "log", "seams", "recipe", "thin", "weitiao"}
 ANY = None
 
 MAY_IMPORT: dict[str, set[str] | None] = {
@@ -17,6 +17,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "hubs": set(),
     "imagefiles": set(),
     "seams": set(),
+    "thin": set(),
     "recipe": {"errors"},
     "runs": set(),
     "data": set(),

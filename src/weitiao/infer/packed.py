@@ -25,6 +25,7 @@ from transformers import PreTrainedConfig
 from weitiao.infer.cache import SlotCache
 from weitiao.infer.network import Network
 from weitiao.infer.spans import Span, positions, visible
+from weitiao.thin import is_linear
 
 PACKED_LAYERS = frozenset({"LlamaDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"})
 """Decoder layers whose arithmetic is the one below."""
@@ -60,9 +61,9 @@ def _is_known(module: Any) -> bool:
     from peft.tuners.lora import Linear
 
     if not isinstance(module, Linear):
-        return type(module) is nn.Linear
+        return is_linear(module)
     names = module.active_adapters
-    is_plain = type(module.get_base_layer()) is nn.Linear and not module.merged and not module.disable_adapters
+    is_plain = is_linear(module.get_base_layer()) and not module.merged and not module.disable_adapters
     return is_plain and len(names) <= 1 and not any(name in module.lora_variant for name in names)
 
 
@@ -279,7 +280,7 @@ def side_by_side(modules: Sequence[Any], dtype: torch.dtype) -> tuple[Tensor, Te
 
 def _parts(module: Any) -> tuple[nn.Linear, tuple[Tensor, Tensor] | None]:
     """A linear layer, and its adapter's two matrices, (R, I) and scaled (O, R)."""
-    if type(module) is nn.Linear:
+    if is_linear(module):
         return module, None
     base: nn.Linear = module.get_base_layer()
     names = module.active_adapters

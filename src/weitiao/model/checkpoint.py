@@ -14,7 +14,7 @@ import torch
 
 from weitiao.errors import ModelError
 from weitiao.model.facts import pick_device, pick_dtype
-from weitiao.model.load import load_network
+from weitiao.model.load import load_network, thin_dtype
 from weitiao.model.weights import resolve_weights
 from weitiao.seams import LoadedModel
 
@@ -151,7 +151,7 @@ def load_checkpoint(folder: Path, *, device: str = "auto", dtype: torch.dtype | 
     Args:
         folder: a checkpoint, e.g. ``RUN/best``.
         device: as in the recipe.
-        dtype: of the weights in memory; None for that of the run, or this device's own when it cannot compute in that.
+        dtype: of the weights in memory; None for the device's own arithmetic, a LoRA run's frozen matrices in their file's 16 bits.
         adapter: False loads the base that the adapter was trained on instead.
 
     Returns:
@@ -170,7 +170,7 @@ def load_checkpoint(folder: Path, *, device: str = "auto", dtype: torch.dtype | 
     from peft import PeftModel
 
     source = base_folder(folder)
-    network, processor = load_network(source, wanted, place)
+    network, processor = load_network(source, wanted, place, narrow=thin_dtype(source, wanted) if dtype is None else None)
     if adapter:
         network = PeftModel.from_pretrained(network, str(folder)).eval()
     return LoadedModel(network, processor, source, facts.base, wanted, facts.is_vision)

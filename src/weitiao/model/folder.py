@@ -34,6 +34,17 @@ def _lacking_weights(folder: Path) -> str | None:
     return None
 
 
+def stored_dtype(folder: Path) -> str | None:
+    """Return the dtype of all weights in ``folder``, as safetensors calls it (``BF16``, ``F16``, ``F32``); None where there are several."""
+    from safetensors import safe_open
+
+    found = set()
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "numpy") as weights:
+            found |= {weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118 (no mapping)
+    return found.pop() if len(found) == 1 else None
+
+
 def count_stored(folder: Path) -> tuple[int, int]:
     """Return parameters and bytes of the safetensors in ``folder``; tied matrices count once, as they are stored."""
     from safetensors import safe_open

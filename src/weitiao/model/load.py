@@ -11,10 +11,15 @@ import torch
 from weitiao.errors import ModelError
 from weitiao.log import logger
 from weitiao.model.facts import VISION, pick_device, pick_dtype, stop_token_ids
+from weitiao.model.folder import stored_dtype
 from weitiao.model.vision import load_vision_processor
 from weitiao.model.weights import resolve_weights
-from weitiao.recipe.sections import Model
+from weitiao.recipe.sections import LoraTuning, Model
 from weitiao.seams import LoadedModel
+from weitiao.thin import keep_thin
+
+THIN_FAMILIES = frozenset({"llama", "qwen2", "qwen3"})
+"""Text models whose layers use their matrices through ``nn.Linear`` alone."""
 
 
 def load_base(section: Model) -> LoadedModel:
@@ -33,7 +38,8 @@ def load_base(section: Model) -> LoadedModel:
     device = pick_device(section.device)
     dtype = pick_dtype(section.dtype, device)
     folder = find_folder(section)
-    network, processor = load_network(folder, dtype, device, trust_remote_code=section.trust_remote_code)
+    narrow = frozen_dtype(section, folder, dtype)
+    network, processor = load_network(folder, dtype, device, narrow=narrow, trust_remote_code=section.trust_remote_code)
     n_millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     logger.info("loaded %s: %.1f M parameters, %s on %s", section.path, n_millions, str(dtype).removeprefix("torch."), device)
     return LoadedModel(network, processor, folder, section.path, dtype, is_vision=is_vision(folder))
@@ -70,13 +76,16 @@ def load_processor(section: Model) -> Any:
     return _load_processor(folder, trust_remote_code=section.trust_remote_code)
 
 
-def load_network(folder: Path, dtype: torch.dtype, device: torch.device, *, trust_remote_code: bool = False) -> tuple[Any, Any]:
+def load_network(
+    folder: Path, dtype: torch.dtype, device: torch.device, *, narrow: torch.dtype | None = None, trust_remote_code: bool = False
+) -> tuple[Any, Any]:
     """Load a folder with the library's own loaders.
 
     Args:
         folder: an ordinary Hugging Face folder.
-        dtype: of the weights in memory.
+        dtype: of the arithmetic, and of the weights in memory.
         device: where they go.
+        narrow: that of the layers' matrices in memory where it is another, from ``thin_dtype``; for layers that stay frozen.
         trust_remote_code: whether Python code in the folder may run.
 
     Returns:
@@ -95,14 +104,46 @@ def load_network(folder: Path, dtype: torch.dtype, device: torch.device, *, trus
     loader = AutoModelForImageTextToText if is_vision(folder) else AutoModelForCausalLM
     try:
         network = loader.from_pretrained(
-            folder, dtype=dtype, attn_implementation="sdpa", trust_remote_code=trust_remote_code, use_safetensors=True
+            folder, dtype=narrow or dtype, attn_implementation="sdpa", trust_remote_code=trust_remote_code, use_safetensors=True
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"the weights cannot be loaded: {_first_line(error)}", where=str(folder)) from error
     network.generation_config.eos_token_id = stop_token_ids(network, tokenizer)
     network.generation_config.pad_token_id = tokenizer.pad_token_id
+    if narrow is not None:
+        keep_thin(network, dtype)
     network = network.to(device)  # type: ignore[arg-type]
     return network.eval(), processor
+
+
+def frozen_dtype(section: Model, folder: Path, dtype: torch.dtype) -> torch.dtype | None:
+    """The dtype in which the matrices that a recipe leaves frozen stay in memory.
+
+    Args:
+        section: the recipe's ``model``.
+        folder: where the weights lie.
+        dtype: of the arithmetic.
+
+    Returns:
+        ``thin_dtype`` for LoRA where the recipe names no dtype; None elsewhere.
+    """
+    return thin_dtype(folder, dtype) if section.dtype == "auto" and isinstance(section.tuning, LoraTuning) else None
+
+
+def thin_dtype(folder: Path, dtype: torch.dtype) -> torch.dtype | None:
+    """The dtype in which a folder's frozen matrices may stay.
+
+    Args:
+        folder: an ordinary Hugging Face folder.
+        dtype: of the arithmetic.
+
+    Returns:
+        That of the files where it has 16 bits, ``dtype`` is float32, and the model is of ``THIN_FAMILIES``; None elsewhere.
+    """
+    family = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    if dtype != torch.float32 or family not in THIN_FAMILIES:
+        return None
+    return {"BF16": torch.bfloat16, "F16": torch.float16}.get(stored_dtype(folder) or "")
 
 
 def is_vision(folder: Path) -> bool:

@@ -13,10 +13,11 @@ import torch
 from weitiao.errors import ModelError, RecipeError
 from weitiao.log import logger
 from weitiao.model.facts import pick_device, pick_dtype
-from weitiao.model.load import find_folder, is_vision
+from weitiao.model.load import find_folder, frozen_dtype, is_vision
 from weitiao.model.tuning import attach_tuning
 from weitiao.recipe.sections import FullTuning, LoraTuning, Model
 from weitiao.seams import LoadedModel
+from weitiao.thin import keep_thin
 
 LIBRARIES_BYTES = 700_000_000
 """What a process takes that has imported PyTorch and transformers and holds no weights."""
@@ -40,16 +41,19 @@ def outline(section: Model) -> LoadedModel:
 
     dtype = pick_dtype(section.dtype, pick_device(section.device))
     folder = find_folder(section)
+    narrow = frozen_dtype(section, folder, dtype)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=section.trust_remote_code)
         loader = AutoModelForImageTextToText if is_vision(folder) else AutoModelForCausalLM
         with torch.device("meta"):
             network = loader.from_config(  # type: ignore[no-untyped-call]
-                config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=section.trust_remote_code
+                config, dtype=narrow or dtype, attn_implementation="sdpa", trust_remote_code=section.trust_remote_code
             )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"the configuration cannot be read: {error}", where=str(folder)) from error
     network.tie_weights()
+    if narrow is not None:
+        keep_thin(network, dtype)
     with _silent():
         return attach_tuning(LoadedModel(network, None, folder, section.path, dtype, is_vision=is_vision(folder)), section.tuning)
 

@@ -159,7 +159,7 @@ def norm_project(norm: Any, layers: Any, x: torch.Tensor) -> tuple[torch.Tensor,
     reads = [read_projection(layer) for layer in layers]
     numbers = tuple((read.scale, read.p) for read in reads)
     flat = [tensor for read in reads for tensor in read.tensors]
-    dtype = arithmetic_dtype(x, reads[0].weight)
+    dtype = arithmetic_dtype(x)
     outs: tuple[torch.Tensor, ...] = _NormProject.apply(x, norm.weight, norm.variance_epsilon, dtype, numbers, *flat)  # type: ignore[no-untyped-call]
     return outs
 
@@ -294,6 +294,6 @@ def norm_mlp(norm: Any, mlp: Any, recompute: bool, x: torch.Tensor) -> torch.Ten
     reads = [read_projection(layer) for layer in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)]
     numbers = tuple((read.scale, read.p) for read in reads)
     flat = [tensor for read in reads for tensor in read.tensors]
-    dtype = arithmetic_dtype(x, reads[0].weight)
+    dtype = arithmetic_dtype(x)
     out: torch.Tensor = _NormMlp.apply(x, norm.weight, norm.variance_epsilon, dtype, recompute, numbers, *flat)  # type: ignore[no-untyped-call]
     return out

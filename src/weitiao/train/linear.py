@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from weitiao.thin import is_linear
+
 N_TENSORS = 4
 """Tensors of a projection, in the order of ``Projection.tensors``."""
 
@@ -55,7 +57,7 @@ def read_projection(layer: Any) -> Projection:
     Returns:
         Its tensors as they are, and its numbers.
     """
-    if isinstance(layer, nn.Linear):
+    if is_linear(layer):
         return Projection(layer.weight, layer.bias, None, None, 1.0, 0.0)
     name, base = layer.active_adapters[0], layer.get_base_layer()
     dropout = layer.lora_dropout[name]
@@ -75,14 +77,14 @@ def is_plain(layer: Any) -> bool:
     from peft.tuners.lora import Linear
 
     if not isinstance(layer, Linear):
-        return type(layer) is nn.Linear
+        return is_linear(layer)
     names = layer.active_adapters
-    return len(names) == 1 and isinstance(layer.get_base_layer(), nn.Linear) and names[0] not in layer.lora_variant and not layer.merged
+    return len(names) == 1 and is_linear(layer.get_base_layer()) and names[0] not in layer.lora_variant and not layer.merged
 
 
-def arithmetic_dtype(x: torch.Tensor, weight: torch.Tensor) -> torch.dtype:
-    """The dtype in which a layer computes: autocast's where that is on, the weight's elsewhere."""
-    return torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else weight.dtype
+def arithmetic_dtype(x: torch.Tensor) -> torch.dtype:
+    """The dtype in which a layer computes: autocast's where that is on, its inputs' elsewhere; frozen weights may be narrower."""
+    return torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
 
 
 # ---- dropout ----------------------------------------------------------------------------------------------------------
@@ -255,5 +257,5 @@ def lora_linear(layer: Any, x: torch.Tensor) -> torch.Tensor:
         (..., O), equal to the layer's own forward.
     """
     read = read_projection(layer)
-    out: torch.Tensor = _Linear.apply(x.to(arithmetic_dtype(x, read.weight)), read.scale, read.p, *read.tensors)  # type: ignore[no-untyped-call]
+    out: torch.Tensor = _Linear.apply(x.to(arithmetic_dtype(x)), read.scale, read.p, *read.tensors)  # type: ignore[no-untyped-call]
     return out
