@@ -13,8 +13,22 @@ from torch import nn
 from torch.nn import functional
 
 
+class _Widened(torch.autograd.Function):
+    """``x W' + b`` of frozen W and b; keeps W as it is for the backward pass, where autograd's own product would keep the widened one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        ctx.save_for_backward(weight)
+        return functional.linear(x, weight.to(x.dtype), bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        return grad @ weight.to(grad.dtype), None, None
+
+
 class ThinLinear(nn.Linear):
-    """A linear layer whose weight is narrower than its inputs."""
+    """A frozen linear layer whose weight is narrower than its inputs."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Compute in the dtype of the inputs.
@@ -25,7 +39,8 @@ class ThinLinear(nn.Linear):
         Returns:
             (..., out_features), in the inputs' dtype.
         """
-        return functional.linear(input, self.weight.to(input.dtype), self.bias)
+        out: torch.Tensor = _Widened.apply(input, self.weight, self.bias)  # type: ignore[no-untyped-call]
+        return out
 
 
 def is_linear(module: Any) -> bool:
@@ -64,4 +79,5 @@ def keep_thin(network: Any, dtype: torch.dtype) -> None:
 def _thin(linear: nn.Linear) -> ThinLinear:
     thin = ThinLinear(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
     thin.weight, thin.bias = linear.weight, linear.bias
+    thin.requires_grad_(False)
     return thin.train(linear.training)

@@ -107,6 +107,21 @@ def test_a_checkpoint_answers_the_same(tmp_path: Path, packed_weights: bool) -> 
     assert any(answers[0])
 
 
+def test_no_widened_matrix_is_kept_for_the_backward_pass(folder: Path) -> None:
+    network = tuned(folder, "auto").network
+    matrices = {tuple(p.shape) for name, p in network.named_parameters() if p.dtype != torch.float32}
+    kept: set[tuple[tuple[int, ...], bool]] = set()
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.add((tuple(tensor.shape), tensor.dtype == torch.float32))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network(input_ids=torch.tensor([rows(1)[0].input_ids])).logits.sum()
+    assert {shape for shape, is_wide in kept if not is_wide} >= matrices
+    assert not any(is_wide for shape, is_wide in kept if shape in matrices)
+
+
 def test_what_is_trained_or_asked_for_is_wide(folder: Path) -> None:
     for section in (Model(path=str(folder), tuning=FullTuning(), device="cpu"), Model(path=str(folder), dtype="float32", device="cpu")):
         assert dtypes(load_base(section).network).keys() == {torch.float32}
