@@ -6,10 +6,13 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 
-from weitiao.demo import demo_recipe, make_complaints, write_complaints
+from weitiao.cli.demonstrate import run_demo
+from weitiao.demo import demo_recipe, is_whole, make_complaints, write_complaints
+from weitiao.errors import CommandError
 
 SYSTEM = (
     "将文本中的name、address、email、question提取出来，以json格式输出，字段为name、address、email、question，值为文本中提取出来的内容。"
@@ -159,3 +162,19 @@ def test_either_slice_of_the_demo_holds_out_more_than_forty_rows(tmp_path, quick
     assert len(samples.train) in n_train
     assert len(samples.test) > 40
     assert len(samples.valid) >= 5
+
+
+@pytest.mark.parametrize("status", ["training", "finished"])
+def test_the_whole_demo_does_not_go_on_with_a_short_one(tmp_path: Path, status: str) -> None:
+    recipe = demo_recipe(tmp_path, quick=True)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_bytes(recipe.read_bytes())
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"status": status}), encoding="utf-8")
+    with pytest.raises(CommandError, match=r"takes some 50 complaints[^$]*--whole --replace"):
+        run_demo(tmp_path, replace=False, whole=True)
+
+
+def test_a_recipe_says_which_demo_it_is(tmp_path: Path) -> None:
+    for quick in (True, False):
+        demo_recipe(tmp_path, quick=quick)
+        assert is_whole(tmp_path) is not quick

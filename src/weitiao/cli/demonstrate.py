@@ -32,15 +32,19 @@ def run_demo(folder: Path, *, replace: bool, whole: bool = False) -> RunSummary:
         What the run found.
 
     Raises:
-        WeitiaoError: weights cannot be fetched, or the run failed.
+        WeitiaoError: weights cannot be fetched, or the run failed; an earlier demo in the folder is on fewer rows than ``whole`` means.
     """
     from weitiao import pipeline
     from weitiao.cli.show import say
-    from weitiao.demo import demo_recipe
+    from weitiao.demo import demo_recipe, is_whole
+    from weitiao.errors import CommandError
     from weitiao.recipe import load_recipe
 
     path = folder / "run"
     earlier = _status(path)
+    if whole and earlier is not None and not replace and not is_whole(folder):
+        hint = f"weitiao demo --whole --replace -o {folder} runs it anew; without --whole this one goes on"
+        raise CommandError("the demo in this folder takes some 50 complaints", where=str(folder), hint=hint)
     if earlier == "finished" and not replace:
         say(f"the demo has run already, this is what it found; --replace runs it anew\n  weitiao demo -o {folder} --replace")
         return _summary(path)

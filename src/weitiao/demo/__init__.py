@@ -7,6 +7,6 @@ models or training.
 
 from weitiao.demo.complaints import make_complaints, write_complaints
 from weitiao.demo.pictures import write_formulas, write_scenes
-from weitiao.demo.recipe import demo_recipe
+from weitiao.demo.recipe import demo_recipe, is_whole
 
-__all__ = ["demo_recipe", "make_complaints", "write_complaints", "write_formulas", "write_scenes"]
+__all__ = ["demo_recipe", "is_whole", "make_complaints", "write_complaints", "write_formulas", "write_scenes"]

@@ -6,6 +6,7 @@ from pathlib import Path
 from string import Template
 
 from weitiao.demo.complaints import write_complaints
+from weitiao.recipe import load_recipe
 
 N_ROWS = 800
 
@@ -30,6 +31,18 @@ encode: {max_tokens: 512}
 train: {num_train_epochs: 1, learning_rate: 3e-4, batch_tokens: 1024}
 evaluate: {select_by: field_f1, max_new_tokens: 160, n_valid: 16, n_suspects: 0}   # no answer of these rows is wrong
 """)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether the recipe in a demo's folder trains on some 200 rows.
+
+    Args:
+        folder: that ``demo_recipe`` wrote to.
+
+    Returns:
+        False for some 50 rows.
+    """
+    return load_recipe(folder / "recipe.yaml").data.limit == WHOLE["limit"]
 
 
 def demo_recipe(folder: Path, *, quick: bool = False) -> Path:
