@@ -76,7 +76,7 @@ def _begin(run: runs.Run, recipe: Recipe, tracker: Tracker) -> tuple[Job, Loaded
     tracker.settings(recipe.model_dump(mode="json"))
     task = tasks.make_task(recipe.task, recipe.data.system)
     samples = data.load_samples(recipe.data, task, recipe.run.seed)  # read, recognise, audit, split
-    model.check_memory(recipe.model)
+    model.check_memory(recipe.model, recipe.train.optim)
     base = model.load_base(recipe.model)
     renderer = chat.make_renderer(base.processor, recipe.chat, recipe.encode.keep)  # the only place where roles become tokens
     encoded = encode.encode_samples(samples, renderer, recipe.encode, allow_dropped=recipe.data.allow_dropped)

@@ -63,7 +63,7 @@ def plan_recipe(recipe: Recipe, *, measure: bool = False) -> Plan:
     Raises:
         WeitiaoError: the data or the model cannot be read, or the model cannot fit.
     """
-    model.check_memory(recipe.model)
+    model.check_memory(recipe.model, recipe.train.optim)
     task = tasks.make_task(recipe.task, recipe.data.system)
     samples = data.load_samples(recipe.data, task, recipe.run.seed)
     renderer = chat.make_renderer(model.load_processor(recipe.model), recipe.chat, recipe.encode.keep)
@@ -73,7 +73,7 @@ def plan_recipe(recipe: Recipe, *, measure: bool = False) -> Plan:
     sizes = [[len(row.input_ids) for row in steps.step(0, index)] for index in range(len(steps))]
     n_steps = recipe.train.max_steps or math.ceil(len(steps) * recipe.train.num_train_epochs)
     n_total, n_trainable = model.count_parameters(outlined.network)
-    parts = {"libraries": model.LIBRARIES_BYTES, **model.parameter_bytes(outlined.network)}
+    parts = {"libraries": model.LIBRARIES_BYTES, **model.parameter_bytes(outlined.network, recipe.train.optim)}
     parts["activations"] = train.kept_bytes_per_token(outlined.network) * max(max(step) for step in sizes)
     parts["workspace"] = train.WORKSPACE_BYTES
     computed = sum(map(sum, sizes))

@@ -51,7 +51,7 @@ model.tuning.use_rslora model.tuning.vision model.dtype model.device model.trust
 chat.enable_thinking chat.images.min_pixels chat.images.max_pixels chat.images.size chat.images.background
 encode.max_tokens encode.keep encode.packing
 train.num_train_epochs train.max_steps train.learning_rate train.lr_scheduler_type train.warmup_ratio train.weight_decay train.max_grad_norm
-train.adam_beta2 train.batch_tokens train.batch_rows train.micro_batch_tokens train.gradient_checkpointing train.logging_steps
+train.optim train.adam_beta2 train.batch_tokens train.batch_rows train.micro_batch_tokens train.gradient_checkpointing train.logging_steps
 train.eval_steps train.save_total_limit train.early_stopping_patience train.fast
 evaluate.select_by evaluate.max_new_tokens evaluate.batch_size evaluate.n_valid evaluate.n_bootstrap evaluate.constrained
 evaluate.temperature evaluate.top_p evaluate.top_k evaluate.n_suspects

@@ -70,10 +70,17 @@ def train_tiny(
     return run_training(model, steps, section, hooks, folder=place / "checkpoints", best=place / "best", seed=SEED, resume=resume)
 
 
-@pytest.mark.parametrize("tuning", [LoraTuning(r=8), FullTuning()], ids=["lora", "full"])
-def test_the_loss_falls(tiny_qwen3: Path, tmp_path: Path, tuning: Any) -> None:
+@pytest.mark.parametrize(
+    ("tuning", "optim"),
+    [(LoraTuning(r=8), "adamw"), (FullTuning(), "adamw"), (FullTuning(), "adafactor")],
+    ids=["lora", "full", "full-adafactor"],
+)
+def test_the_loss_falls(tiny_qwen3: Path, tmp_path: Path, tuning: Any, optim: Any) -> None:
     notes = Notes()
-    result = train_tiny(tiny_qwen3, tmp_path, Train(num_train_epochs=12, learning_rate=2e-2, batch_rows=8), tuning=tuning, notes=notes)
+    section = Train(num_train_epochs=12, learning_rate=2e-2, batch_rows=8, optim=optim)
+    result = train_tiny(tiny_qwen3, tmp_path, section, tuning=tuning, notes=notes)
+    state = torch.load(tmp_path / "checkpoints" / "step-36" / "optimizer.pt")["state"]
+    assert any("exp_avg_sq_row" in entry for entry in state.values()) is (optim == "adafactor")
     assert result.n_steps == 36
     losses = [entry["loss"] for entry in notes.logged]
     assert len(losses) == 36

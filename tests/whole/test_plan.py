@@ -69,6 +69,13 @@ def test_an_outline_has_the_sizes_of_the_real_thing(tiny_qwen2: Path, tuning: Lo
     assert {parameter.device.type for parameter in outlined.parameters()} == {"meta"}
 
 
+def test_adafactor_takes_next_to_nothing(tiny_qwen2: Path) -> None:
+    outlined = model.outline(Model(path=str(tiny_qwen2), tuning=FullTuning())).network
+    adamw, adafactor = (model.parameter_bytes(outlined, optim) for optim in ("adamw", "adafactor"))
+    assert adamw["optimizer"] == 2 * adamw["weights"]
+    assert adafactor == {**adamw, "optimizer": 0}
+
+
 def widened(source: Path, folder: Path, share: float) -> Path:
     """A model whose frozen weights alone would take ``share`` of this machine's memory; those in the folder are never read."""
     shutil.copytree(source, folder)

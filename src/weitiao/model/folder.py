@@ -35,13 +35,19 @@ def _lacking_weights(folder: Path) -> str | None:
 
 
 def stored_dtype(folder: Path) -> str | None:
-    """Return the dtype of all weights in ``folder``, as safetensors calls it (``BF16``, ``F16``, ``F32``); None where there are several."""
-    from safetensors import safe_open
+    """Return the dtype of all weights in ``folder``, as safetensors calls it (``BF16``, ``F16``, ``F32``).
+
+    None where there are several, or where a header cannot be read; loading says so then.
+    """
+    from safetensors import SafetensorError, safe_open
 
     found = set()
-    for file in folder.glob("*.safetensors"):
-        with safe_open(file, "numpy") as weights:
-            found |= {weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118 (no mapping)
+    try:
+        for file in folder.glob("*.safetensors"):
+            with safe_open(file, "numpy") as weights:
+                found |= {weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118 (no mapping)
+    except (OSError, SafetensorError):
+        return None
     return found.pop() if len(found) == 1 else None
 
 

@@ -21,8 +21,8 @@ from weitiao.thin import keep_thin
 
 LIBRARIES_BYTES = 700_000_000
 """What a process takes that has imported PyTorch and transformers and holds no weights."""
-OPTIMIZER_BYTES = 8
-"""AdamW's two averages, in float32, per trained parameter."""
+OPTIMIZER_BYTES = {"adamw": 8, "adafactor": 0}
+"""Per trained parameter, in float32: AdamW's two averages; Adafactor's, one per row and one per column of a matrix, are next to nothing."""
 
 
 def outline(section: Model) -> LoadedModel:
@@ -68,11 +68,12 @@ def _silent() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def parameter_bytes(network: Any) -> dict[str, int]:
+def parameter_bytes(network: Any, optim: str = "adamw") -> dict[str, int]:
     """What parameters take while they are trained, by part.
 
     Args:
         network: a tuned network, on ``meta`` or not.
+        optim: the recipe's ``train.optim``.
 
     Returns:
         Bytes of ``weights`` (all, as they are kept), ``gradients`` and ``optimizer`` (of what is trained).
@@ -82,25 +83,26 @@ def parameter_bytes(network: Any) -> dict[str, int]:
     return {
         "weights": sum(parameter.numel() * parameter.element_size() for parameter in parameters),
         "gradients": sum(parameter.numel() * parameter.element_size() for parameter in trained),
-        "optimizer": OPTIMIZER_BYTES * sum(parameter.numel() for parameter in trained),
+        "optimizer": OPTIMIZER_BYTES[optim] * sum(parameter.numel() for parameter in trained),
     }
 
 
-def check_memory(section: Model) -> None:
+def check_memory(section: Model, optim: str = "adamw") -> None:
     """Refuse a model that cannot be trained in this device's memory, before anything is loaded.
 
     Args:
         section: the recipe's ``model``.
+        optim: the recipe's ``train.optim``.
 
     Raises:
         RecipeError: weights, gradients and optimizer state alone are more than the device's memory; the message says what would fit.
     """
     total = memory_bytes(pick_device(section.device))
-    needed = _needed(section)
+    needed = _needed(section, optim)
     if needed <= total:
         return
     lora = section.model_copy(update={"tuning": LoraTuning()})
-    smaller = not isinstance(section.tuning, FullTuning) or _needed(lora) > total
+    smaller = not isinstance(section.tuning, FullTuning) or _needed(lora, optim) > total
     raise RecipeError(
         f"training needs {needed / 1e9:.1f} GB for weights, gradients and optimizer alone; this device has {total / 1e9:.1f} GB",
         where="model",
@@ -108,8 +110,8 @@ def check_memory(section: Model) -> None:
     )
 
 
-def _needed(section: Model) -> int:
-    return LIBRARIES_BYTES + sum(parameter_bytes(outline(section).network).values())
+def _needed(section: Model, optim: str) -> int:
+    return LIBRARIES_BYTES + sum(parameter_bytes(outline(section).network, optim).values())
 
 
 def memory_bytes(device: torch.device) -> int:

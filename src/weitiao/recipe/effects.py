@@ -31,6 +31,7 @@ WITHOUT_EFFECT: list[tuple[KeyPath, WithoutEffect, str]] = [
         lambda recipe: recipe.train.lr_scheduler_type == "constant",
         "`lr_scheduler_type: constant` has no warm-up",
     ),
+    (("train", "adam_beta2"), lambda recipe: recipe.train.optim == "adafactor", "`train.optim` is adafactor"),
     (("train", "eval_steps"), _has_no_validation_rows, NO_VALIDATION),
     (("train", "early_stopping_patience"), _has_no_validation_rows, NO_VALIDATION),
     (("evaluate", "select_by"), _has_no_validation_rows, NO_VALIDATION),

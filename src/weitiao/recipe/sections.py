@@ -191,6 +191,8 @@ class Train(Section):
     weight_decay: float = Field(0.0, ge=0, le=1)
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients are scaled down to this norm."""
+    optim: Literal["adamw", "adafactor"] = "adamw"
+    """``adafactor`` keeps averages per row and column where AdamW keeps two numbers per trained weight: for full tuning half the memory."""
     adam_beta2: float = Field(0.999, gt=0, lt=1)
     batch_tokens: int = Field(8192, ge=1)
     """About how many tokens one optimizer step sees; a step has at least one row."""

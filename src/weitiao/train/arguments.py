@@ -61,7 +61,7 @@ def training_arguments(
         bf16=dtype == torch.bfloat16,
         fp16=dtype == torch.float16,
         use_cpu=device.type == "cpu",
-        optim="adamw_torch_fused" if device.type in ("cuda", "cpu") else "adamw_torch",
+        optim="adafactor" if section.optim == "adafactor" else "adamw_torch_fused" if device.type in ("cuda", "cpu") else "adamw_torch",
         eval_strategy="steps",
         eval_steps=section.eval_steps or n_steps_per_epoch,
         save_strategy="steps",

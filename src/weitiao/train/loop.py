@@ -74,7 +74,7 @@ def run_training(
     """
     device = model.network.device
     names = fast_paths(section, device.type)
-    recompute = section.gradient_checkpointing or must_recompute(model.network, steps.micro_batch_tokens)
+    recompute = section.gradient_checkpointing or must_recompute(model.network, steps.micro_batch_tokens, section.optim)
     arguments = training_arguments(section, names, folder, len(steps), device, model.dtype, seed, recompute=recompute)
     newest = newest_checkpoint(folder) if resume else None
     with ExitStack() as stack:

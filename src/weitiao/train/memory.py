@@ -15,18 +15,20 @@ WORKSPACE_BYTES = 600_000_000
 """The head's logits and one layer's gradients."""
 
 
-def must_recompute(network: Any, n_tokens: int) -> bool:
+def must_recompute(network: Any, n_tokens: int, optim: str = "adamw") -> bool:
     """Whether a micro-batch's activations would not fit beside gradients and optimizer state.
 
     Args:
         network: the tuned network, already on its device.
         n_tokens: of the largest micro-batch.
+        optim: as in the recipe.
 
     Returns:
         True where the MLP's inner activations, about two thirds of all, have to be computed again in the backward pass.
     """
     trained = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters() if parameter.requires_grad)
-    needed = 3 * trained + n_tokens * kept_bytes_per_token(network) + WORKSPACE_BYTES
+    # Gradients, and AdamW's two averages; Adafactor's take a thousandth of that.
+    needed = (3 if optim == "adamw" else 1) * trained + n_tokens * kept_bytes_per_token(network) + WORKSPACE_BYTES
     free = free_bytes(network.device)
     if needed <= SHARE_OF_FREE * free:
         return False
