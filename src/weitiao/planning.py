@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from weitiao import chat, data, encode, model, pipeline, tasks, train
+from weitiao import chat, data, encode, infer, model, pipeline, tasks, train
 from weitiao.doctor import gemm_gflops
 from weitiao.recipe import Recipe
 from weitiao.recipe.sections import Train
@@ -33,8 +33,12 @@ class Plan:
     n_trainable: int
     memory: Mapping[str, int]
     """Bytes by part: libraries, weights, gradients, optimizer, activations, workspace (logits and one layer's gradients)."""
-    peak_bytes: int
+    training_bytes: int
     """The sum of the parts, or what was measured."""
+    answering_bytes: int
+    """While validation rows are answered between steps: libraries, weights, optimizer, weights laid out for the CPU, keys and values."""
+    peak_bytes: int
+    """The larger of the two."""
     device_bytes: int
     n_rows: int
     n_tokens: int
@@ -47,7 +51,7 @@ class Plan:
     seconds: float
     """Of training, without answering rows."""
     measured: bool
-    """Whether time and peak were measured on steps of this recipe, not derived."""
+    """Whether time and training's memory were measured on steps of this recipe, not derived."""
 
 
 def plan_recipe(recipe: Recipe, *, measure: bool = False) -> Plan:
@@ -78,9 +82,11 @@ def plan_recipe(recipe: Recipe, *, measure: bool = False) -> Plan:
     parts["workspace"] = train.WORKSPACE_BYTES
     computed = sum(map(sum, sizes))
     if measure:
-        seconds_per_token, peak = _measured(recipe, steps)
+        seconds_per_token, training = _measured(recipe, steps)
     else:
-        seconds_per_token, peak = _derived(outlined, n_trainable, device), sum(parts.values())
+        seconds_per_token, training = _derived(outlined, n_trainable, device), sum(parts.values())
+    answering = sum(parts[name] for name in ("libraries", "weights", "optimizer"))
+    answering += infer.answering_bytes(outlined.network, outlined.dtype, device, recipe.evaluate.batch_size, max(encoded.lengths))
     return Plan(
         model=recipe.model.path,
         device=str(device),
@@ -88,7 +94,9 @@ def plan_recipe(recipe: Recipe, *, measure: bool = False) -> Plan:
         n_parameters=n_total,
         n_trainable=n_trainable,
         memory=parts,
-        peak_bytes=peak,
+        training_bytes=training,
+        answering_bytes=answering,
+        peak_bytes=max(training, answering),
         device_bytes=model.memory_bytes(device),
         n_rows=len(encoded.rows),
         n_tokens=computed,

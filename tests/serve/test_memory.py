@@ -1,4 +1,8 @@
-"""Ten thousand requests of every kind leave the server as large as a thousand did."""
+"""Ten thousand requests of every kind leave the server about as large as four thousand did.
+
+By then the caches that have a bound are nearly full: 256 compiled schemas (46 MB here), oneDNN's 1,024 kernels, one per shape that was met
+(60 MB), the tokenizer's 10,000 words. Objects of Python are as many after 9,000 requests as after 1,000.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import requests
 from tests.serve.servers import Server
 from tests.tiny import sentences
 
-N_REQUESTS, N_WARM, N_CLIENTS = 10_000, 1_000, 8
+N_REQUESTS, N_WARM, N_CLIENTS = 10_000, 4_000, 8
 ALLOWED_BYTES = 40_000_000
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import torch
 import yaml
 from tests.command import weitiao
 
-from weitiao import model, pipeline
+from weitiao import infer, model, pipeline
 from weitiao.demo import write_complaints
 from weitiao.errors import RecipeError
+from weitiao.infer.network import plain_network
+from weitiao.infer.packed import PackedReader
 from weitiao.recipe import load_recipe
 from weitiao.recipe.sections import FullTuning, LoraTuning, Model
 
@@ -43,7 +47,10 @@ def test_a_plan_counts_what_will_be_trained(recipe: Path) -> None:
     assert planned["n_steps"] == 2 * -(-planned["n_rows"] // 8)
     assert planned["memory"]["optimizer"] == 8 * planned["n_trainable"]
     assert planned["memory"]["gradients"] == 4 * planned["n_trainable"]
-    assert planned["peak_bytes"] == sum(planned["memory"].values())
+    assert planned["training_bytes"] == sum(planned["memory"].values())
+    held = sum(planned["memory"][part] for part in ("libraries", "weights", "optimizer"))
+    assert planned["answering_bytes"] > held
+    assert planned["peak_bytes"] == max(planned["training_bytes"], planned["answering_bytes"])
     assert planned["measured"] is False
     assert 0 < planned["n_supervised_tokens"] < planned["n_tokens"]
     assert {path.name for path in recipe.parent.iterdir()} == before
@@ -67,6 +74,21 @@ def test_an_outline_has_the_sizes_of_the_real_thing(tiny_qwen2: Path, tuning: Lo
     assert model.count_parameters(outlined) == model.count_parameters(real)
     assert model.parameter_bytes(outlined) == model.parameter_bytes(real)
     assert {parameter.device.type for parameter in outlined.parameters()} == {"meta"}
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="weights are laid out on x86 CPUs only")
+@pytest.mark.parametrize("tuning", [LoraTuning(), FullTuning()])
+def test_answering_takes_the_copy_and_the_cache(tiny_qwen2: Path, tuning: LoraTuning | FullTuning) -> None:
+    section = Model(path=str(tiny_qwen2), tuning=tuning)
+    network = model.attach_tuning(model.load_base(section), tuning).network
+    reader = PackedReader(plain_network(network), torch.float32)
+    copied = sum(linear.weight.numel() for layer in reader._layers for linear in (layer.qkv, layer.out, layer.gate_up, layer.down))
+    cache = reader.new_cache()
+    cache.reserve(3, 40)
+    held = sum(tensor.nbytes for tensor in (*cache.keys, *cache.values))
+    outlined = model.outline(section).network
+    found = infer.answering_bytes(outlined, torch.float32, torch.device("cpu"), 3, cache.keys[0].shape[2])
+    assert found == 4 * (copied + reader._head.weight.numel()) + held
 
 
 def test_adafactor_takes_next_to_nothing(tiny_qwen2: Path) -> None:

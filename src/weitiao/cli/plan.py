@@ -40,11 +40,13 @@ def _show(planned: Plan) -> None:
     shortened = f", {planned.n_shortened:,} of them shortened" if planned.n_shortened else ""
     say(f"{planned.n_rows:,} training rows{shortened}; the longest has {planned.longest_row:,} tokens")
     say(f"{planned.n_tokens:,} tokens an epoch, {planned.n_supervised_tokens:,} of them trained; {planned.n_steps:,} optimizer steps")
-    table = result_table("memory of training", ["part", "size"])
+    table = result_table("memory", ["part", "size"])
     for part, n_bytes in planned.memory.items():
         table.add_row(part, size(n_bytes), style="dim")
     source = "measured" if planned.measured else "derived"
-    table.add_row(f"peak, {source}", size(planned.peak_bytes), style="bold")
+    table.add_row(f"training, {source}", size(planned.training_bytes))
+    table.add_row("answering rows, derived", size(planned.answering_bytes))
+    table.add_row("peak", size(planned.peak_bytes), style="bold")
     table.add_row("this device", size(planned.device_bytes))
     stderr_console().print(table)
     say(f"training time, {source}: {duration(planned.seconds)}; answering rows before and after comes on top")

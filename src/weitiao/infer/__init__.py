@@ -18,7 +18,7 @@ A server drives the same machinery step by step::
 Knows nothing of tasks, metrics or files; text becomes tokens only through the renderer it is handed.
 """
 
-from weitiao.infer.engine import EmbeddedEngine, make_engine, make_step_batch
+from weitiao.infer.engine import EmbeddedEngine, answering_bytes, make_engine, make_step_batch
 from weitiao.infer.engines.http import connect_server
 from weitiao.infer.engines.openvino import openvino_engine
 from weitiao.infer.rows import Joined, Stepped
@@ -29,6 +29,7 @@ __all__ = [
     "Joined",
     "StepBatch",
     "Stepped",
+    "answering_bytes",
     "connect_server",
     "make_engine",
     "make_step_batch",

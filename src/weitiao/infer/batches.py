@@ -138,10 +138,22 @@ def cache_tokens_that_fit(config: PreTrainedConfig, dtype: torch.dtype, device: 
     Returns:
         A number of tokens, at least 1.
     """
+    return max(1, int(_free_bytes(device) // 4 // cached_bytes_per_token(config, dtype)))
+
+
+def cached_bytes_per_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
+    """What the keys and values of a token take in all layers.
+
+    Args:
+        config: the network's configuration.
+        dtype: of keys and values.
+
+    Returns:
+        Bytes.
+    """
     text = config.get_text_config()
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    bytes_per_token = 2 * text.num_hidden_layers * text.num_key_value_heads * head_dim * dtype.itemsize
-    return max(1, int(_free_bytes(device) // 4 // bytes_per_token))
+    return int(2 * text.num_hidden_layers * text.num_key_value_heads * head_dim * dtype.itemsize)
 
 
 def read_tokens(device: torch.device) -> int:

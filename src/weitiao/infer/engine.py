@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from typing import Any
+
+import torch
 
 from weitiao import log
 from weitiao.chat import make_vision
@@ -11,6 +14,7 @@ from weitiao.errors import RowError
 from weitiao.infer.batches import (
     Prompt,
     cache_tokens_that_fit,
+    cached_bytes_per_token,
     check_lengths,
     plan_batches,
     read_tokens,
@@ -22,11 +26,28 @@ from weitiao.infer.constrain import Grammars
 from weitiao.infer.labels import LabelTokens, distinct_candidates, score_batch
 from weitiao.infer.likelihood import likelihood_batch
 from weitiao.infer.network import PlainReader, Reader, plain_network, read_prefix
-from weitiao.infer.packed import PackedReader, can_pack
+from weitiao.infer.packed import PackedReader, can_pack, packed_bytes
 from weitiao.infer.speculation import Speculation, Tally
 from weitiao.infer.steps import StepBatch
 from weitiao.infer.vision import before_pictures
 from weitiao.seams import Answer, Constraint, LoadedModel, Renderer, Sample, Sampling, Vision
+
+
+def answering_bytes(network: Any, dtype: torch.dtype, device: torch.device, n_rows: int, n_tokens: int) -> int:
+    """What answering takes beside the network.
+
+    Args:
+        network: a text or vision model; its weights may be on ``meta``.
+        dtype: of the arithmetic.
+        device: where it will be.
+        n_rows: answered at once.
+        n_tokens: of the longest of them, its answer included.
+
+    Returns:
+        Bytes of the weights laid out for the CPU, and of keys and values.
+    """
+    plain = plain_network(network)
+    return packed_bytes(plain, dtype, device) + n_rows * n_tokens * cached_bytes_per_token(plain.config, dtype)
 
 
 def make_engine(

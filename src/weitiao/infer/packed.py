@@ -33,27 +33,49 @@ EXPECTED_ROWS = 64
 """Rows that the blocks are chosen for; any other number works as well."""
 
 
-def can_pack(network: Network, dtype: torch.dtype) -> bool:
+def can_pack(network: Network, dtype: torch.dtype, device: torch.device | None = None) -> bool:
     """Whether packed weights work, and are the faster way.
 
     Args:
         network: the plain network.
         dtype: of the arithmetic.
+        device: where it will be; where it is when not given.
 
     Returns:
         True on x86 CPUs for float32, and for bfloat16 where the CPU multiplies it, for known layers with plain or LoRA weights.
     """
-    if network.device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    is_x86 = platform.machine() in ("x86_64", "AMD64")
+    if (device or network.device).type != "cpu" or not is_x86 or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if dtype not in (torch.float32, torch.bfloat16) or (dtype == torch.bfloat16 and not torch.cpu._is_avx512_bf16_supported()):
         return False
     layers = getattr(network.base_model, "layers", ())
     if not layers or {type(layer).__name__ for layer in layers} - PACKED_LAYERS or network.config.hidden_act != "silu":
         return False
-    linears = [
+    return all(map(_is_known, [network.get_output_embeddings(), *_linears(layers)]))
+
+
+def packed_bytes(network: Network, dtype: torch.dtype, device: torch.device) -> int:
+    """What the copy takes.
+
+    Args:
+        network: the plain network; its weights may be on ``meta``.
+        dtype: of the arithmetic.
+        device: where it will be.
+
+    Returns:
+        Bytes; 0 where weights are read as they stand.
+    """
+    if not can_pack(network, dtype, device):
+        return 0
+    linears = [network.get_output_embeddings(), *_linears(network.base_model.layers)]
+    return sum(_parts(module)[0].weight.numel() for module in linears) * dtype.itemsize
+
+
+def _linears(layers: Any) -> list[Any]:
+    return [
         module for layer in layers for part in (layer.self_attn, layer.mlp) for name, module in part.named_children() if "_proj" in name
     ]
-    return all(map(_is_known, [network.get_output_embeddings(), *linears]))
 
 
 def _is_known(module: Any) -> bool:
