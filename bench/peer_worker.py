@@ -1,7 +1,8 @@
 """Trains the other projects' way, in the venv of one of them: ``python peer_worker.py SETTINGS.json``. Knows nothing of weitiao.
 
 SETTINGS: peer, rows (a file of ``messages``), base (a folder), batch, rows_per_step, steps, dtype, tuning, learning_rate, dropout, cut,
-recompute, packing, folder, out. Writes to ``out`` a JSON object: the time at which each step ended, its loss, and the peak memory.
+recompute, packing, folder, out; weitiao's also thin, fast, optim. Writes to ``out`` a JSON object: the time at which each step ended, its
+loss, and the peak memory.
 """
 
 import functools

@@ -69,6 +69,7 @@ def main() -> None:
         max_grad_norm=1.0,
         num_train_epochs=1000,
         fast=settings.get("fast", "all"),
+        optim=settings.get("optim", "adamw"),
     )
 
     class EndedError(Exception):
