@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from weitiao.chat import chat_template, make_renderer
 from weitiao.errors import ExportError
 from weitiao.export import export_checkpoint
-from weitiao.export.check import CheckPrompt, answer_here, answer_there, check_prompts, compare
+from weitiao.export.check import N_CHECKED, N_CHECKED_BY_TOKENS, CheckPrompt, answer_here, answer_there, check_prompts, compare
 from weitiao.export.gguf import GgufFacts, read_metadata, write_gguf
 from weitiao.export.ollama import template_pieces
 from weitiao.model import CheckpointFacts, attach_tuning, load_base, load_checkpoint, save_checkpoint
@@ -105,6 +105,13 @@ def test_the_merged_folder_answers_as_the_adapter_does(lora_run: Path, exported:
     token_ids = make_renderer(tuned.processor, Chat()).prompt(SAMPLES[0].prompt).input_ids
     torch.testing.assert_close(logits_of(network, token_ids), logits_of(tuned.network, token_ids), atol=1e-4, rtol=1e-4)
     assert (logits_of(network, token_ids) - logits_of(base, token_ids)).abs().max() > 0.5
+
+
+def test_more_prompts_are_compared_where_only_tokens_are_seen(lora_run: Path) -> None:
+    tuned = load_checkpoint(lora_run / "best", dtype=torch.float32)
+    renderer = make_renderer(tuned.processor, Chat())
+    by_logits, by_tokens, short = (len(check_prompts(renderer, SAMPLES * 3, 400, n)) for n in (N_CHECKED, N_CHECKED_BY_TOKENS, 1))
+    assert (by_logits, by_tokens, short) == (4, 16, 1)
 
 
 def test_the_merged_folder_is_complete(exported: Any) -> None:

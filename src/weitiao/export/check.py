@@ -24,9 +24,11 @@ from weitiao.errors import ExportError
 from weitiao.seams import Message, Renderer, Sample
 
 N_CHECKED = 4
-"""Most prompts that are answered."""
-CHECKED_TOKENS = 512
-"""Prompt tokens in all, about; keeps the comparison within seconds on a small model."""
+"""Most prompts that are answered where logits are compared."""
+N_CHECKED_BY_TOKENS = 16
+"""Most prompts where an engine shows its tokens only, which tell less."""
+MEAN_TOKENS = 128
+"""Tokens of a prompt, about; longer ones are fewer, so that the comparison takes seconds on a small model."""
 N_NEW = 24
 """Tokens of each answer."""
 DOCUMENT_TOKENS = 64
@@ -64,20 +66,21 @@ class Answers:
     """Tokens that the folder's chat template gave for a prompt."""
 
 
-def check_prompts(renderer: Renderer, samples: Sequence[Sample], max_prompt_tokens: int) -> list[CheckPrompt]:
+def check_prompts(renderer: Renderer, samples: Sequence[Sample], max_prompt_tokens: int, n_checked: int = N_CHECKED) -> list[CheckPrompt]:
     """The first held-out prompts, as many as are quickly answered.
 
     Args:
         renderer: the run's renderer.
         samples: held-out rows.
         max_prompt_tokens: longest prompt of the run.
+        n_checked: most prompts.
 
     Returns:
-        Up to ``N_CHECKED`` prompts; at least one unless there are no samples.
+        Up to ``n_checked`` prompts; at least one unless there are no samples.
     """
     prompts: list[CheckPrompt] = []
     n_tokens = 0
-    for sample in samples[:N_CHECKED]:
+    for sample in samples[:n_checked]:
         if sample.prompt:
             rendered = renderer.prompt(sample.prompt, max_prompt_tokens)
             plain = rendered.n_shortened == 0 and not any("<|" in message.text for message in sample.prompt)
@@ -88,7 +91,7 @@ def check_prompts(renderer: Renderer, samples: Sequence[Sample], max_prompt_toke
         else:
             prompt = CheckPrompt(sample, renderer.conversation(sample.messages).input_ids[:DOCUMENT_TOKENS], None)
         n_tokens += len(prompt.token_ids)
-        if prompts and n_tokens > CHECKED_TOKENS:
+        if prompts and n_tokens > n_checked * MEAN_TOKENS:
             break
         prompts.append(prompt)
     return prompts

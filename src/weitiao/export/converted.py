@@ -18,7 +18,18 @@ from weitiao.cache import cache_root
 from weitiao.chat import chat_template, make_renderer
 from weitiao.errors import ExportError
 from weitiao.export.card import base_licence
-from weitiao.export.check import Answers, CheckPrompt, answer_here, answer_openvino, answer_there, check_prompts, compare, compare_tokens
+from weitiao.export.check import (
+    N_CHECKED,
+    N_CHECKED_BY_TOKENS,
+    Answers,
+    CheckPrompt,
+    answer_here,
+    answer_openvino,
+    answer_there,
+    check_prompts,
+    compare,
+    compare_tokens,
+)
 from weitiao.export.gguf import GgufFacts, write_gguf
 from weitiao.export.merged import check_room, merged_network
 from weitiao.export.ollama import modelfile, prompt_text, template_pieces
@@ -126,7 +137,7 @@ def write_openvino_folder(checkpoint: Path, folder: Path, dtype: str, samples: S
         ExportError: optimum-intel is not there or fails, or the folder answers otherwise than the checkpoint.
     """
     environment = openvino_environment()
-    source = _source(checkpoint, samples)
+    source = _source(checkpoint, samples, N_CHECKED_BY_TOKENS)
     merged = folder.with_name(f"{folder.name}.merged")
     shutil.rmtree(merged, ignore_errors=True)
     try:
@@ -168,14 +179,14 @@ def openvino_environment() -> Path:
     return place / "bin"
 
 
-def _source(checkpoint: Path, samples: Sequence[Sample]) -> Source:
+def _source(checkpoint: Path, samples: Sequence[Sample], n_checked: int = N_CHECKED) -> Source:
     facts = read_facts(checkpoint)
     tuned = load_checkpoint(checkpoint, device="cpu", dtype=torch.float32)
     if tuned.is_vision:
         raise ExportError("vision models are exported as `merged` or `adapter` only", where=str(checkpoint), hint="export `kind: merged`")
     section = Chat(**facts.chat)
     renderer = make_renderer(tuned.processor, section)
-    prompts = check_prompts(renderer, samples, facts.max_prompt_tokens)
+    prompts = check_prompts(renderer, samples, facts.max_prompt_tokens, n_checked)
     expected = answer_here(tuned.network, prompts)
     template = chat_template(tuned.processor, section.enable_thinking)
     return Source(merged_network(tuned), tuned.processor, template, facts, renderer, prompts, expected)
