@@ -122,12 +122,14 @@ def in_order(answers: Iterator[tuple[int, Answer]]) -> list[Answer]:
 
 
 def by_engine(loaded: LoadedModel, renderer: Renderer, work: Work, batch_size: int, **how: bool) -> Result:
-    """The embedded engine's greedy answers; ``how`` says ``held`` to the constraint, and ``speculative``."""
-    engine = infer.make_engine(loaded, renderer, batch_size, speculative=how["speculative"])
+    """The embedded engine's greedy answers; ``how`` says ``held`` to the constraint, and ``speculative``. Weights are laid out before."""
+    engine = infer.make_engine(loaded, renderer, batch_size, speculative=how["speculative"], hold=True)
+    list(engine.generate(work.samples[:1], Sampling(max_new_tokens=1)))
+    n_before = engine.tally.n_passes
     constraint = work.constraint if how["held"] else None
     result = measured(lambda: in_order(engine.generate(work.samples, Sampling(max_new_tokens=work.max_new_tokens), constraint)))
     tally = engine.tally
-    passes = {"passes": tally.n_passes, "drafted": tally.n_drafted, "accepted": tally.n_accepted}
+    passes = {"passes": tally.n_passes - n_before, "drafted": tally.n_drafted, "accepted": tally.n_accepted}
     return replace(result, passes=passes)
 
 
@@ -190,7 +192,7 @@ def figures(loaded: LoadedModel, results: list[Result], n_shared: int, rate: flo
 
 
 def by_other(engine: Engine, work: Work) -> Result:
-    """Another engine's greedy answers; memory of all processes that this one has started."""
+    """Another engine's greedy answers; memory of all processes that this one has started, so of all other engines together."""
     return measured(lambda: in_order(engine.generate(work.samples, Sampling(max_new_tokens=work.max_new_tokens))), of_children=True)
 
 

@@ -17,7 +17,7 @@ import torch
 from bench import peer_worker
 from weitiao.chat import make_renderer
 from weitiao.encode.steps import common_prefix, pack
-from weitiao.model.load import load_network, thin_dtype
+from weitiao.model.load import load_network
 from weitiao.model.tuning import attach_tuning
 from weitiao.recipe.sections import Chat, FullTuning, LoraTuning, Train
 from weitiao.seams import IGNORED, EncodedRow, LoadedModel, text_message
@@ -56,7 +56,7 @@ def main() -> None:
     settings = peer_worker.SETTINGS
     dtype, folder = getattr(torch, settings["dtype"]), Path(settings["folder"])
     base, is_lora = Path(settings["base"]), settings["tuning"] == "lora"
-    narrow = thin_dtype(base, dtype) if is_lora and settings.get("thin", True) else None
+    narrow = torch.bfloat16 if is_lora and settings.get("thin", False) else None
     network, processor = load_network(base, dtype, torch.device("cpu"), narrow=narrow)
     tuning = LoraTuning(lora_dropout=settings["dropout"]) if is_lora else FullTuning()
     model = attach_tuning(LoadedModel(network, processor, base, "bench", dtype), tuning)

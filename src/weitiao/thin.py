@@ -1,7 +1,7 @@
-"""Frozen weights kept in their file's 16 bits and widened where they are used: the arithmetic of float32 in half the memory.
+"""Frozen weights kept in their file's 16 bits and widened where they are used: the arithmetic of float32 where memory is short.
 
-Every bfloat16 or float16 number is a float32 number, so nothing is rounded: results are those of weights that were widened at loading. A
-widened matrix lives as long as one product.
+Every bfloat16 or float16 number is a float32 number, so nothing is rounded: loss and gradients are those of weights that were widened at
+loading. A widened matrix lives as long as one product. (Only an adapter's first numbers differ: PEFT rounds them to the weights' dtype.)
 """
 
 from __future__ import annotations
@@ -69,6 +69,8 @@ def keep_thin(network: Any, dtype: torch.dtype) -> None:
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if type(child) is nn.Linear and child is not head:
+                # A copy, for the file stays mapped, and counts, as long as one tensor looks into it.
+                child.weight.data = child.weight.data.clone()
                 setattr(parent, name, _thin(child))
                 kept.add(id(child.weight))
     for tensor in (*network.parameters(), *network.buffers()):

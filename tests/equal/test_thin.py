@@ -15,12 +15,17 @@ from tests.whole.test_export import SAMPLES, make_run
 from weitiao.chat import make_renderer
 from weitiao.encode.steps import pack
 from weitiao.infer import make_engine
-from weitiao.model import attach_tuning, load_base, load_checkpoint, outline, parameter_bytes
+from weitiao.model import attach_tuning, load, load_base, load_checkpoint, outline, parameter_bytes
 from weitiao.recipe.sections import Chat, FullTuning, LoraTuning, Model
 from weitiao.seams import LoadedModel, Sampling
 
 LORA = LoraTuning(r=4, lora_dropout=0.0)
 NARROW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@pytest.fixture(autouse=True)
+def memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "SHARE_OF_FREE", 0.0)
 
 
 def narrowed(folder: Path, place: Path, dtype: torch.dtype, keep: str = "none") -> Path:
@@ -125,6 +130,11 @@ def test_no_widened_matrix_is_kept_for_the_backward_pass(folder: Path) -> None:
 def test_what_is_trained_or_asked_for_is_wide(folder: Path) -> None:
     for section in (Model(path=str(folder), tuning=FullTuning(), device="cpu"), Model(path=str(folder), dtype="float32", device="cpu")):
         assert dtypes(load_base(section).network).keys() == {torch.float32}
+
+
+def test_where_there_is_room_all_is_wide(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert dtypes(load_base(Model(path=str(folder), device="cpu")).network).keys() == {torch.float32}
 
 
 def test_files_of_several_dtypes_are_widened(tiny_qwen2: Path, tmp_path: Path) -> None:

@@ -6,18 +6,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from weitiao.errors import ModelError
 from weitiao.log import logger
 from weitiao.model.facts import VISION, pick_device, pick_dtype, stop_token_ids
-from weitiao.model.folder import stored_dtype
+from weitiao.model.folder import count_stored, stored_dtype
 from weitiao.model.vision import load_vision_processor
 from weitiao.model.weights import resolve_weights
 from weitiao.recipe.sections import LoraTuning, Model
 from weitiao.seams import LoadedModel
 from weitiao.thin import keep_thin
 
+SHARE_OF_FREE = 0.25
+"""Part of the free memory that widened weights may take; larger ones stay thin, for which a training step takes some 7 % longer."""
 THIN_FAMILIES = frozenset({"llama", "qwen2", "qwen3"})
 """Text models whose layers use their matrices through ``nn.Linear`` alone."""
 
@@ -138,12 +141,16 @@ def thin_dtype(folder: Path, dtype: torch.dtype) -> torch.dtype | None:
         dtype: of the arithmetic.
 
     Returns:
-        That of the files where it has 16 bits, ``dtype`` is float32, and the model is of ``THIN_FAMILIES``; None elsewhere.
+        That of the files where it has 16 bits, ``dtype`` is float32, the model is of ``THIN_FAMILIES``, and its weights are large for the
+        memory that is free; None elsewhere.
     """
     family = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     if dtype != torch.float32 or family not in THIN_FAMILIES:
         return None
-    return {"BF16": torch.bfloat16, "F16": torch.float16}.get(stored_dtype(folder) or "")
+    narrow = {"BF16": torch.bfloat16, "F16": torch.float16}.get(stored_dtype(folder) or "")
+    if narrow is None or dtype.itemsize * count_stored(folder)[0] <= SHARE_OF_FREE * psutil.virtual_memory().available:
+        return None
+    return narrow
 
 
 def is_vision(folder: Path) -> bool:

@@ -128,8 +128,8 @@ class Model(Section):
     """Branch, tag or commit of a hub id."""
     tuning: Tuning = LoraTuning()
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    """Arithmetic; ``auto`` is bfloat16 where the device computes in it and float32 elsewhere. There it widens LoRA's frozen matrices from
-    their file's 16 bits one at a time, where ``float32`` widens all at loading: the same numbers in twice the memory."""
+    """Arithmetic; ``auto`` is bfloat16 where the device computes in it and float32 elsewhere. There, where memory is short, it keeps LoRA's
+    frozen matrices in their file's 16 bits and widens them one at a time; ``float32`` always widens all at loading."""
     device: str = "auto"
     """``cuda``, ``cuda:1``, ``mps`` or ``cpu``; ``auto`` takes the first of them that is there."""
     trust_remote_code: bool = False
