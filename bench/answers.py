@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -191,9 +190,10 @@ def figures(loaded: LoadedModel, results: list[Result], n_shared: int, rate: flo
     }
 
 
-def by_other(engine: Engine, work: Work) -> Result:
+def by_other(engine: Engine, work: Work, *, held: bool = False) -> Result:
     """Another engine's greedy answers; memory of all processes that this one has started, so of all other engines together."""
-    return measured(lambda: in_order(engine.generate(work.samples, Sampling(max_new_tokens=work.max_new_tokens))), of_children=True)
+    sampling, constraint = Sampling(max_new_tokens=work.max_new_tokens), work.constraint if held else None
+    return measured(lambda: in_order(engine.generate(work.samples, sampling, constraint)), of_children=True)
 
 
 def variants(loaded: LoadedModel, renderer: Renderer, work: Work, batch_size: int, *, ours: bool) -> dict[str, Callable[[], Result]]:
@@ -221,7 +221,7 @@ def compare(loaded: LoadedModel, work: Work, found: dict[str, Callable[[], Resul
     """All variants in turn on one kind of work; whatever gives free answers is set beside the embedded engine's."""
     held = [name for name in found if "held" in name or "scored" in name]
     pairs = [("embedded", name) for name in found if name != "embedded" and name not in held]
-    pairs += pairwise(held)
+    pairs += [(held[0], name) for name in held[1:]]
     results: dict[str, list[Result]] = {name: [] for name in found}
     for _ in range(n_rounds):
         for name, measure in found.items():
@@ -278,7 +278,11 @@ def main() -> None:
         for work in kinds:
             if chosen.only in (None, work.name):
                 measures = variants(loaded, renderer, work, chosen.batch_size, ours=chosen.ours)
-                measures |= {spec.partition(":")[0]: partial(by_other, engine, work) for spec, engine in others.items()}
+                for spec, engine in others.items():
+                    name = spec.partition(":")[0]
+                    measures[name] = partial(by_other, engine, work)
+                    if work.name == "extraction":
+                        measures[f"{name}, held to the schema"] = partial(by_other, engine, work, held=True)
                 found[work.name] = compare(loaded, work, measures, chosen.rounds, renderer)
                 print(json.dumps({work.name: found[work.name]}, indent=2, ensure_ascii=False), file=sys.stderr, flush=True)
     if chosen.json:
