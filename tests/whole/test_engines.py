@@ -23,6 +23,7 @@ from weitiao.cache import cache_root
 from weitiao.chat import make_renderer
 from weitiao.errors import EngineError, ExportError
 from weitiao.export import export_checkpoint
+from weitiao.export.check import TOKEN_TOLERANCES
 from weitiao.infer import make_engine, openvino_engine
 from weitiao.model import load_checkpoint
 from weitiao.recipe.sections import Chat, GgufExport, LoraTuning, MergedExport, OpenvinoExport
@@ -103,9 +104,10 @@ def test_openvino_answers_as_the_embedded_engine(run: Path, renderer: Any, embed
             engine.likelihood([])
 
 
-def test_int8_weights_that_answer_otherwise_are_not_left_behind(run: Path) -> None:
-    """Random weights choose between near ties at every token, which eight bits tip."""
+def test_int8_weights_that_answer_otherwise_are_not_left_behind(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random weights choose between near ties at every token, which eight bits tip: some tokens differ, and here none may."""
     environment("openvino", "optimum-intel[openvino]==2.2.0", "openvino-genai")
+    monkeypatch.setitem(TOKEN_TOLERANCES, "int8", 1.0)
     before = sorted(run.iterdir())
     with pytest.raises(ExportError, match=r"the exported weights answer otherwise than the trained model: \d+% of the tokens agree"):
         export_checkpoint(run / "best", [OpenvinoExport(dtype="int8")], run, SAMPLES)
