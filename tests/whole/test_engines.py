@@ -28,7 +28,7 @@ from weitiao.infer import make_engine, openvino_engine
 from weitiao.model import load_checkpoint
 from weitiao.recipe.sections import Chat, GgufExport, LoraTuning, MergedExport, OpenvinoExport
 from weitiao.runs import read_run
-from weitiao.seams import Answer, Constraint, Engine, Sample, Sampling, text_message
+from weitiao.seams import Constraint, Engine, Sample, Sampling, text_message
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(3600)]
 
@@ -82,22 +82,27 @@ def share(name: str, expected: list[str], found: list[str]) -> float:
     return equal
 
 
+def assert_schema_holds(engine: Engine) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
+    held = dict(engine.generate(ROWS[:4], Sampling(max_new_tokens=64), lambda _sample: Constraint(json_schema=schema)))
+    assert all(json.loads(answer.text).keys() == {"n"} for answer in held.values() if answer.ended_by == "stop")
+
+
 def as_vllm_says(expected: str, found: str) -> bool:
     """Whether two texts are of the same tokens: vLLM leaves special tokens out, and withholds a character that the limit cut in two."""
     rest = re.sub(r"<\|\w+\|>", "", expected)
     return rest.startswith(found) and (rest == found or "\N{REPLACEMENT CHARACTER}" in rest.removeprefix(found))
 
 
-def test_openvino_answers_as_the_embedded_engine(run: Path, renderer: Any, embedded: list[str]) -> None:
+@pytest.mark.parametrize(("dtype", "least"), [("float32", 0.95), ("int8", 0.1)])
+def test_openvino_answers_as_the_embedded_engine(run: Path, renderer: Any, embedded: list[str], dtype: Any, least: float) -> None:
     python = environment("openvino", "optimum-intel[openvino]==2.2.0", "openvino-genai")
-    (artifact,) = export_checkpoint(run / "best", [OpenvinoExport(dtype="float32")], run, SAMPLES)
+    (artifact,) = export_checkpoint(run / "best", [OpenvinoExport(dtype=dtype)], run, SAMPLES)
     print(artifact.check)
     with openvino_engine(python, artifact.path, renderer, batch_size=16, max_prompt_tokens=400) as engine:
         answers = dict(engine.generate(ROWS, SAMPLING))
-        assert share("openvino float32", embedded, [answers[i].text for i in range(len(ROWS))]) >= 0.95
-        schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
-        held = dict(engine.generate(ROWS[:4], Sampling(max_new_tokens=64), lambda _sample: Constraint(json_schema=schema)))
-        assert all(json.loads(answer.text).keys() == {"n"} for answer in held.values() if answer.ended_by == "stop")
+        assert share(f"openvino {dtype}", embedded, [answers[i].text for i in range(len(ROWS))]) >= least
+        assert_schema_holds(engine)
         chosen = dict(engine.score_labels(ROWS[:4], lambda _sample: ["体育", "财经"]))
         assert {answer.text for answer in chosen.values()} <= {"体育", "财经"}
         with pytest.raises(EngineError, match="does not tell the likelihood"):
@@ -164,15 +169,6 @@ def make_finished(run: Path) -> None:
     (run / "run.json").write_text(json.dumps({"status": "finished"}), encoding="utf-8")
 
 
-def held_and_chosen(engine: Engine) -> tuple[list[Answer], list[Answer]]:
-    """Answers bound to a JSON schema, and to a choice."""
-    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
-    held = dict(engine.generate(ROWS[:4], Sampling(max_new_tokens=64), lambda _sample: Constraint(json_schema=schema)))
-    return list(held.values()), list(
-        dict(engine.generate(ROWS[:4], SAMPLING, lambda _sample: Constraint(choices=("体育", "财经")))).values()
-    )
-
-
 @pytest.mark.parametrize("merged", [False, True], ids=["adapter", "merged"])
 def test_vllm_answers_as_the_embedded_engine(run: Path, embedded: list[str], merged: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     # With another torchvision than torch's, vLLM cannot be imported.
@@ -186,9 +182,9 @@ def test_vllm_answers_as_the_embedded_engine(run: Path, embedded: list[str], mer
         answers = dict(engine.generate(ROWS, SAMPLING))
         same = [text if as_vllm_says(text, answers[i].text) else answers[i].text for i, text in enumerate(embedded)]
         assert share("vllm, " + ("merged" if merged else "adapter"), embedded, same) >= 0.95
-        held, chosen = held_and_chosen(engine)
-    assert all(json.loads(answer.text).keys() == {"n"} for answer in held if answer.ended_by == "stop")
-    assert {answer.text for answer in chosen} <= {"体育", "财经"}
+        assert_schema_holds(engine)
+        chosen = dict(engine.generate(ROWS[:4], SAMPLING, lambda _sample: Constraint(choices=("体育", "财经"))))
+    assert {answer.text for answer in chosen.values()} <= {"体育", "财经"}
 
 
 RAY = """
