@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -294,6 +295,22 @@ def test_an_engine_sees_the_weights_of_the_moment_and_one_that_holds_them_does_n
                 weight.mul_(2)
     assert labels(engines[0]) != first[0]
     assert labels(engines[1]) == first[1]
+
+
+def test_laying_weights_out_gives_freed_memory_back_first(loaded: LoadedModel) -> None:
+    if not can_pack(plain_network(loaded.network), torch.float32) or not hasattr(psutil, "heap_trim"):
+        pytest.skip("weights are read as they stand here, or this system's heap cannot be trimmed")
+    process = psutil.Process()
+    blocks = [torch.ones(25_000) for _ in range(3000)]  # 100 kB each: of the heap, and the last one keeps it from shrinking by itself
+    blocks[:-1] = []
+    held = process.memory_info().rss
+    PackedReader(plain_network(loaded.network), torch.float32)
+    assert held - process.memory_info().rss > 200e6
+
+
+def test_a_single_matrix_is_not_copied_before_it_is_laid_out(loaded: LoadedModel) -> None:
+    head = plain_network(loaded.network).get_output_embeddings()
+    assert side_by_side([head], torch.float32)[0].data_ptr() == head.weight.data_ptr()
 
 
 def test_adapters_on_sixteen_bit_weights_stay_products_of_their_own(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -137,9 +138,13 @@ class PackedReader:
         self._network, self._dtype = network, dtype
         text = self.config.get_text_config()
         self._n_heads, self._n_groups = text.num_attention_heads, text.num_key_value_heads
+        # What a training step freed stays in this process's heap, where blocks of other sizes find no place: up to a third of the whole.
+        if hasattr(psutil, "heap_trim"):  # not on every system
+            psutil.heap_trim()
         with torch.no_grad():
-            self._layers = [_pack_layer(layer, dtype) for layer in network.base_model.layers]
+            # The largest first: while it is laid out, it stands twice.
             self._head = pack([network.get_output_embeddings()], dtype)
+            self._layers = [_pack_layer(layer, dtype) for layer in network.base_model.layers]
 
     @property
     def config(self) -> PreTrainedConfig:
@@ -280,7 +285,8 @@ def side_by_side(modules: Sequence[Any], dtype: torch.dtype) -> tuple[Tensor, Te
         dtype: of the arithmetic.
 
     Returns:
-        Weight (O, I) and bias (O,), and the adapters' products (R, I) and (O, R) where they are not in the weight.
+        Weight (O, I) and bias (O,), and the adapters' products (R, I) and (O, R) where they are not in the weight. A single layer's weight
+        without an adapter is its own, not a copy.
     """
     weights: list[Tensor] = []
     biases: list[Tensor] = []
@@ -290,14 +296,15 @@ def side_by_side(modules: Sequence[Any], dtype: torch.dtype) -> tuple[Tensor, Te
     for base, adapter in map(_parts, modules):
         weight_OI = base.weight.detach().to(dtype)
         down_RI, up_OR = (part.to(dtype) for part in adapter or (weight_OI[:0], weight_OI[:, :0]))
-        weights.append(weight_OI.addmm(up_OR, down_RI) if is_exact else weight_OI)
+        weights.append(weight_OI.addmm(up_OR, down_RI) if is_exact and adapter else weight_OI)
         biases.append(weight_OI.new_zeros(len(weight_OI)) if base.bias is None else base.bias.detach().to(dtype))
         downs.append(down_RI)
         ups.append(up_OR)
     bias = torch.cat(biases) if any(base.bias is not None for base, _ in map(_parts, modules)) else None
+    weight = torch.cat(weights) if len(weights) > 1 else weights[0]  # the head's copy would be half a gigabyte
     if is_exact or not any(map(len, downs)):
-        return torch.cat(weights), bias, None, None
-    return torch.cat(weights), bias, torch.cat(downs), torch.block_diag(*ups)  # type: ignore[no-untyped-call]
+        return weight, bias, None, None
+    return weight, bias, torch.cat(downs), torch.block_diag(*ups)  # type: ignore[no-untyped-call]
 
 
 def _parts(module: Any) -> tuple[nn.Linear, tuple[Tensor, Tensor] | None]:
