@@ -387,8 +387,9 @@ def test_an_answer_may_also_begin_without_thoughts(tiny_qwen3: Path) -> None:
     assert all(answer.text.split("</think>\n\n")[-1] in ("address", "position") for answer in found.values())
 
 
-def test_a_long_first_batch_shows_that_it_goes_on(tiny_qwen2: Path) -> None:
-    model = load(tiny_qwen2)
+def told_while_answering(folder: Path) -> list[tuple[int, float, str]]:
+    """What is told of two rows with answers of three tokens."""
+    model = load(folder)
     told: list[tuple[int, float, str]] = []
 
     @contextmanager
@@ -402,10 +403,22 @@ def test_a_long_first_batch_shows_that_it_goes_on(tiny_qwen2: Path) -> None:
                 advance(1)
 
     contextvars.copy_context().run(answer)
-    assert told == [
+    return told
+
+
+def test_a_long_first_batch_shows_that_it_goes_on(tiny_qwen2: Path) -> None:
+    assert told_while_answering(tiny_qwen2) == [
         (0, 0.0, "2 at work, 1 of at most 3 tokens"),
         (0, 0.0, "2 at work, 2 of at most 3 tokens"),
         (1, 0.0, ""),
         (1, 0.0, ""),
         (0, 0.0, ""),
     ]
+
+
+def test_long_prompts_show_how_many_are_read(tiny_qwen2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weitiao.infer.steps.read_tokens", lambda _device: 16)
+    words = [words for _, _, words in told_while_answering(tiny_qwen2)]
+    assert words[0].endswith("2 at work, 0 prompts read")
+    assert "2 at work, 1 prompts read" in words
+    assert words[-5:-3] == ["2 at work, 1 of at most 3 tokens", "2 at work, 2 of at most 3 tokens"]

@@ -188,7 +188,8 @@ class EmbeddedEngine:
                 if stepped.answer:
                     n_finished, n_new = n_finished + 1, n_new + stepped.answer.n_new_tokens
                     yield index_of[stepped.ticket], stepped.answer
-            words = f"{rows.n_working} at work, {rows.n_written} of at most {sampling.max_new_tokens} tokens"
+            read = f"{rows.n_read} prompts read" if rows.n_read < rows.n_working else ""
+            words = f"{rows.n_working} at work, {read or f'{rows.n_written} of at most {sampling.max_new_tokens} tokens'}"
             # How long answers are is known once some are finished; before that a share would be a guess.
             log.at_work(rows.rows_done(n_new / n_finished) if n_finished else 0.0, words if rows.n_working else "")
 

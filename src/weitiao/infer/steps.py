@@ -80,6 +80,11 @@ class StepBatch:
         return len(self._rows)
 
     @property
+    def n_read(self) -> int:
+        """Rows at work whose prompts are read."""
+        return sum(map(self._is_read, self._rows))
+
+    @property
     def n_columns(self) -> int:
         """Tokens of the longest row at work, as far as they are read."""
         return max(self._cache.lengths, default=0)
