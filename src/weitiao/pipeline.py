@@ -117,7 +117,9 @@ def _measure(job: Job, name: str, answering: LoadedModel) -> Scores:
         return finished
     engine = infer.make_engine(answering, job.renderer, section.batch_size, job.limit, hold=True)
     folder = run.folder(name)
-    calibration = evaluate.calibrate(engine, job.task, job.samples.valid, folder, section, title=f"calibrating ({name})", seed=seed)
+    # A baseline's calibration is for its own test rows; the tuned model's is for every row to come.
+    valid = job.samples.valid if job.samples.test or name == "tuned" else []
+    calibration = evaluate.calibrate(engine, job.task, valid, folder, section, title=f"calibrating ({name})", seed=seed)
     identity = run.read("run")["hashes"]["weights"] if name == "baseline" else model.weights_hash(run.path / "best")
     title = f"answering ({name})"
     return evaluate.measure(

@@ -81,3 +81,11 @@ def test_parameters_are_listed_with_their_sizes(run: Path) -> None:
     assert sum(group["n_parameters"] for group in groups) == json.loads((run / "run.json").read_text())["n_parameters"]
     query = next(group for group in groups if group["name"] == "model.layers.*.self_attn.q_proj.weight")
     assert query == {**query, "shape": [32, 32], "n_tensors": 2, "n_parameters": 2048, "n_trainable": 2048}
+
+
+def test_without_test_rows_only_the_tuned_model_is_calibrated(run: Path, tmp_path: Path) -> None:
+    assert (run / "baseline" / "calibration.json").exists()
+    overrides = ["data.split={valid: 0.1, test: 0}", "train.num_train_epochs=1", f"data.train.path={run.parent / 'rows.jsonl'}"]
+    pipeline.run_recipe(load_recipe(run.parent / "recipe.yaml", overrides), tmp_path / "run")
+    assert not (tmp_path / "run" / "baseline" / "calibration.json").exists()
+    assert (tmp_path / "run" / "tuned" / "calibration.json").exists()
