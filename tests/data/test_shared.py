@@ -91,6 +91,12 @@ def test_a_recipe_is_proposed_for_every_file(name, tmp_path):
     assert samples.report.rejected == {}
 
 
+@pytest.mark.parametrize(("name", "prompt"), [("cls_thucnews_titles", "类型选型:{category},文本:{text}"), ("cls_fudan", None)])
+def test_candidates_that_all_rows_share_are_proposed_to_come_first(name, prompt, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(propose_recipe(str(DATA / name / "dev.jsonl"), None).text, encoding="utf-8")
+    assert load_recipe(tmp_path / "recipe.yaml").task.prompt == prompt
+
+
 def test_four_documents_can_all_be_trained_on():
     section = Data.model_validate({"train": {"path": str(DATA / "capybara/raw")}, "split": {"valid": 0, "test": 0}})
     report = load_samples(section, make_task(SECTION.validate_python({"kind": "text"})), 42).report

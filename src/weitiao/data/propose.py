@@ -41,6 +41,9 @@ KIND_IN_WORDS = {
     "text": "plain documents: continued pre-training on every token",
 }
 
+CANDIDATES_FIRST = "类型选型:{category},文本:{text}"
+"""The words of the published prompt, for candidates that are the same in every row."""
+
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
@@ -181,6 +184,8 @@ def _task_lines(kind: str, records: Sequence[Record], shape: Recognised, *, is_w
             lines.append(f"  # every row is asked with its own candidates, those of the column `{shape.columns['candidates']}`")
         elif is_whole and 2 <= len(labels) <= MAX_LABELS:
             lines.append(f"  labels: {_quoted(labels)}  # what an answer can be; others are refused")
+        if len({record.candidates for record in records}) == 1:
+            lines.append(f"  prompt: {_quoted(CANDIDATES_FIRST)}  # what all rows share comes first, and is computed once")
         if any(len(record.labels) != 1 for record in records):
             lines.append("  multi_label: true  # a row can have several labels, or none")
     elif kind == "ner":
