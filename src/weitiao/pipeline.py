@@ -210,7 +210,7 @@ def _selecting_metric(job: Job, before: Scores) -> str:
 
 
 def _checkpoint_facts(job: Job, tunable: LoadedModel) -> model.CheckpointFacts:
-    recipe = job.recipe
+    recipe, candidates = job.recipe, job.samples.report.statistics.get("candidates", ())
     return model.CheckpointFacts(
         base=recipe.model.path,
         base_path=str(tunable.path),
@@ -218,7 +218,7 @@ def _checkpoint_facts(job: Job, tunable: LoadedModel) -> model.CheckpointFacts:
         tuning=recipe.model.tuning.model_dump(mode="json"),
         chat=recipe.chat.model_dump(mode="json"),
         task=recipe.task.model_dump(mode="json"),
-        system=recipe.data.system,
+        system=tasks.usual_system(job.task, recipe.data.system, candidates, job.samples.train),
         max_tokens=recipe.encode.max_tokens,
         max_prompt_tokens=job.limit,
         keep=recipe.encode.keep,

@@ -7,11 +7,10 @@ from datetime import datetime
 from ipaddress import ip_address
 from pathlib import Path
 
-from weitiao import answering, data, model, runs, serve
-from weitiao.errors import EngineError, RowError
+from weitiao import answering, data, model, runs, serve, tasks
+from weitiao.errors import EngineError
 from weitiao.log import logger
 from weitiao.predict import calibrated
-from weitiao.seams import Record, Task
 
 
 def serve_run(
@@ -75,23 +74,12 @@ def load_served(path: Path, name: str | None = None) -> serve.Served:
         task=task,
         read_rows=lambda rows, find_image: data.read_rows(rows, recipe.data, task, find_image, candidates),
         calibrated=lambda probabilities: calibrated(probabilities, temperature),
-        system=_usual_system(task, recipe.data.system, candidates),
+        system=tasks.usual_system(task, recipe.data.system, candidates),
         max_new_tokens=recipe.evaluate.max_new_tokens,
         batch_rows=recipe.evaluate.batch_size,
         constrained=recipe.evaluate.constrained,
         is_vision=loaded.is_vision,
     )
-
-
-def _usual_system(task: Task, given: str | None, candidates: tuple[str, ...]) -> str | None:
-    """The system message that rows without one of their own were trained with."""
-    if given is not None:
-        return given
-    try:
-        first = task.make_sample(Record("a row", "-", text="-", candidates=candidates)).messages[0]
-    except RowError:
-        return None
-    return first.text if first.role == "system" else None
 
 
 def serve_with_vllm(

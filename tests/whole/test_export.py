@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from tests.tiny import build_tiny, sentences
+from tests.tiny import DEFAULT_SYSTEM, build_tiny, sentences
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from weitiao.chat import chat_template, make_renderer
@@ -18,7 +18,9 @@ from weitiao.export import export_checkpoint
 from weitiao.export.check import N_CHECKED, N_CHECKED_BY_TOKENS, CheckPrompt, answer_here, answer_there, check_prompts, compare
 from weitiao.export.gguf import GgufFacts, read_metadata, write_gguf
 from weitiao.export.ollama import template_pieces
-from weitiao.model import CheckpointFacts, attach_tuning, load_base, load_checkpoint, save_checkpoint
+from weitiao.model import CheckpointFacts, attach_tuning, load_base, load_checkpoint, read_facts, save_checkpoint
+from weitiao.pipeline import train_recipe
+from weitiao.recipe import Recipe
 from weitiao.recipe.sections import (
     AdapterExport,
     Chat,
@@ -31,6 +33,7 @@ from weitiao.recipe.sections import (
     OpenvinoExport,
 )
 from weitiao.seams import Sample, text_message
+from weitiao.tasks.classification import SYSTEM as CLASSIFICATION_SYSTEM
 
 SYSTEM = "将文本中的name、address提取出来，以json格式输出。"
 SAMPLES = [
@@ -288,6 +291,58 @@ def test_an_ollama_folder_holds_template_system_text_and_stops(family_run: Path)
         "PARAMETER num_predict 256\nPARAMETER num_ctx 656\nLICENSE apache-2.0\n"
     )
     assert (artifact.path / "model-f16.gguf").stat().st_size > 0
+
+
+def text_row(text: str, **more: Any) -> dict[str, Any]:
+    return {"instruction": text, "input": "", "output": '{"name": "王芳"}', **more}
+
+
+def label_row(text: str) -> dict[str, Any]:
+    return {"text": text, "category": ["体育", "财经"], "output": "体育"}
+
+
+def chat_row(text: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "hi"}]}
+
+
+def shared_row(text: str) -> dict[str, Any]:
+    return text_row(text, system="取出姓名")
+
+
+EXTRACTION = {"kind": "extraction", "fields": ["name"]}
+OWN_WORDING = "将文本中的name提取出来，以json格式输出，字段为name，值为文本中提取出来的内容。"
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "wanted"),
+    [
+        pytest.param(EXTRACTION, text_row, OWN_WORDING, id="the task's own"),
+        pytest.param(EXTRACTION, shared_row, "取出姓名", id="what all rows bring"),
+        pytest.param({"kind": "classification"}, label_row, CLASSIFICATION_SYSTEM, id="labels"),
+        pytest.param({"kind": "chat"}, chat_row, None, id="chat"),
+    ],
+)
+def test_a_run_without_a_system_setting_exports_the_message_it_was_trained_with(
+    task: Any, row: Any, wanted: str | None, tiny_qwen2: Path, tmp_path: Path
+) -> None:
+    rows = [row(f"{text} {i} 王芳") for i, text in enumerate(sentences(8))]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    recipe = Recipe.model_validate(
+        {
+            "task": task,
+            "data": {"train": {"path": str(tmp_path / "rows.jsonl")}, "split": {"valid": 0, "test": 0}},
+            "model": {"path": str(tiny_qwen2)},
+            "train": {"max_steps": 1, "batch_rows": 4},
+            "evaluate": {"n_suspects": 0},
+            "track": {"kind": "none"},
+        }
+    )
+    best = train_recipe(recipe, tmp_path / "run").checkpoint
+    assert read_facts(best).system == wanted
+    (artifact,) = export_checkpoint(best, [OllamaExport(dtype="f16")], tmp_path / "run", ())
+    assert f'\nSYSTEM """{wanted or DEFAULT_SYSTEM}"""\n' in (artifact.path / "Modelfile").read_text(encoding="utf-8")
+    said = [line for line in (artifact.path / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("- System message")]
+    assert said == ([f"- System message: {wanted}"] if wanted else [])
 
 
 def test_a_template_that_depends_on_what_follows_has_no_modelfile() -> None:

@@ -3,6 +3,7 @@
 A new kind goes into ``TASKS`` (table.py). Knows nothing of tokens, models, files of data, or where answers come from.
 """
 
+from weitiao.tasks.prompt import usual_system
 from weitiao.tasks.table import make_task
 
-__all__ = ["make_task"]
+__all__ = ["make_task", "usual_system"]

@@ -7,14 +7,17 @@ whole; ``{text}`` is the only piece that may be shortened.
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from weitiao.errors import RecipeError, RowError
-from weitiao.seams import Message, Part, Record, Sample, text_message
+from weitiao.seams import Message, Part, Record, Sample, Task, text_message
 
 FIELDS = ("text", "instruction", "candidates", "category")
 """What a template may name in braces; ``category`` is S3's word for ``candidates``."""
+
+N_LOOKED_AT = 100
+"""Most rows that are read to see whether all have one system message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,35 @@ def prompt_messages(wording: Wording, record: Record, default_system: str | None
     images = tuple(Part("image", image=path) for path in record.images)
     user = Message("user", images + tuple(part for part in _fill(wording, record) if part.text))
     return (user,) if system is None else (text_message("system", system), user)
+
+
+def usual_system(task: Task, given: str | None, candidates: Sequence[str], samples: Sequence[Sample] = ()) -> str | None:
+    """The system message for a prompt that brings none.
+
+    Args:
+        task: of the run.
+        given: the recipe's ``data.system``.
+        candidates: labels or entity types of the training rows, for rows that name none.
+        samples: training rows; up to ``N_LOOKED_AT`` of them, spread evenly, are read.
+
+    Returns:
+        The recipe's; else the one that all ``samples`` have; else what the task gives to rows without one of their own. None where
+        that is none.
+    """
+    if given is not None:
+        return given
+    used = {_system_of(samples[i]) for i in range(0, len(samples), -(-len(samples) // N_LOOKED_AT))} if samples else set()
+    if len(used) == 1:
+        return used.pop()
+    try:
+        return _system_of(task.make_sample(Record("a row", "-", text="-", candidates=tuple(candidates))))
+    except RowError:
+        return None
+
+
+def _system_of(sample: Sample) -> str | None:
+    first = sample.messages[0]
+    return first.text if first.role == "system" else None
 
 
 def _fill(wording: Wording, record: Record) -> Iterable[Part]:
