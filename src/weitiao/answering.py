@@ -170,8 +170,9 @@ def _wait_until_ready(process: subprocess.Popen[str], address: str, said: IO[str
         if process.poll() is not None:
             raise EngineError("vLLM does not start", where=WHERE_VLLM, hint=_last_lines(said))
         try:
-            if requests.get(address, timeout=5).ok:
-                return
+            with infer.session_for(address) as session:
+                if session.get(address, timeout=5).ok:
+                    return
         except requests.RequestException:
             pass
         time.sleep(1)

@@ -6,6 +6,8 @@ Raised anywhere, printed only by ``cli/fail.py``. ``exit_code`` is the process's
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class WeitiaoError(Exception):
     """A failure that a sentence explains; no traceback is needed to act on it."""
@@ -88,3 +90,15 @@ class Problems(DataError):  # noqa: N818 - it is several
 
     def __str__(self) -> str:
         return "\n".join([self.what, *(str(problem) for problem in self.problems)])
+
+
+def together(errors: Sequence[WeitiaoError]) -> WeitiaoError:
+    """What to raise where some rows were refused and all others are done.
+
+    Args:
+        errors: one per refused row, at least one.
+
+    Returns:
+        The error itself, or all of them as ``Problems``.
+    """
+    return errors[0] if len(errors) == 1 else Problems(list(errors), what=f"{len(errors)} rows are refused:")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from weitiao import answering, data, evaluate, export, pipeline, report, runs
+from weitiao import answering, data, evaluate, export, model, pipeline, report, runs
 from weitiao.errors import CommandError
 from weitiao.predict import PredictSummary, predict_file
 from weitiao.recipe import Recipe
@@ -66,6 +66,7 @@ def predict_run(
             source,
             output,
             answering.candidates_of(run),
+            identity=model.weights_hash(run.path / "best"),
             temperature=answering.temperature_of(run),
             min_confidence=min_confidence,
             window=answering.window_of(engine),

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from weitiao.errors import CommandError, EngineError, RowError
+from weitiao.errors import CommandError, EngineError, RowError, WeitiaoError, together
 from weitiao.seams import Answer, Constraint, Sample, Sampling
 
 WINDOW = 16384
@@ -88,7 +88,7 @@ class RayEngine:
             max_restarts=-1,
             max_task_retries=ATTEMPTS,
         )
-        refused: list[RowError | EngineError] = []
+        refused: list[WeitiaoError] = []
         for row in answered.iter_rows():
             outcome = pickle.loads(row["outcome"])
             if isinstance(outcome, Answer):
@@ -96,7 +96,7 @@ class RayEngine:
             else:
                 refused.append(_error(*outcome))
         if refused:
-            raise refused[0]
+            raise together(refused)
 
 
 class Worker:

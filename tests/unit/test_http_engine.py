@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from weitiao.chat import make_renderer
-from weitiao.errors import EngineError, RowError
+from weitiao.errors import EngineError, Problems, RowError
 from weitiao.infer import connect_server
 from weitiao.infer.engines import http
 from weitiao.recipe.sections import Chat
@@ -41,8 +41,8 @@ class Server:
             return fastapi.responses.JSONResponse({"error": {"message": "over the context length"}}, 400)
         if text.startswith("secret"):
             return fastapi.responses.JSONResponse({"error": "who are you?"}, 401)
-        choices = body.get("structured_outputs", {}).get("choice")
-        content = choices[-1] if choices and "ignore" not in text else text.upper()
+        form = body.get("structured_outputs", {}) if "ignore" not in text else {}
+        content = form["choice"][-1] if "choice" in form else "aaa" if "regex" in form else text.upper()
         usage = {"prompt_tokens": self.n_prompt_tokens, "completion_tokens": 3}
         finish = "length" if "long" in text else "stop"
         return {"choices": [{"message": {"role": "assistant", "content": content}, "finish_reason": finish}], "usage": usage}
@@ -148,6 +148,38 @@ def test_constraints_go_along_and_a_server_that_ignores_them_is_refused(server: 
         list(engine.score_labels([ask("ignore")], lambda _sample: ["体育", "财经"]))
     with pytest.raises(EngineError, match="does not tell the likelihood"):
         engine.likelihood([])
+
+
+def test_a_pattern_goes_along_and_is_checked_unless_the_answer_was_cut(server: Server) -> None:
+    engine = connect_server(server.address, None, concurrency=1)
+
+    def answer(text: str) -> str:
+        ((_, found),) = engine.generate([ask(text)], Sampling(), lambda _sample: Constraint(regex="a+"))
+        return found.text
+
+    assert answer("hi") == "aaa"
+    assert server.bodies[-1]["structured_outputs"] == {"regex": "a+"}
+    with pytest.raises(EngineError, match="did not hold to the answer's form: it answered 'IGNORE'"):
+        answer("ignore")
+    assert answer("ignore, long") == "IGNORE, LONG"
+
+
+def test_all_refused_rows_are_named_at_once_where_the_server_answers_others(server: Server) -> None:
+    engine = connect_server(server.address, None, concurrency=1)
+    rows = [ask("fine"), *(ask(f"too long {i}") for i in range(40)), ask("well")]
+    found: dict[int, str] = {}
+    with pytest.raises(Problems, match="40 rows are refused") as raised:
+        found.update((i, answer.text) for i, answer in engine.generate(rows, Sampling()))
+    assert found == {0: "FINE", 41: "WELL"}
+    assert [error.where for error in raised.value.problems] == [f"rows.jsonl:too long {i}" for i in range(40)]
+
+
+def test_a_proxy_is_not_asked_for_this_machine(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    ((_, answer),) = connect_server(server.address, None, concurrency=1).generate([ask("hi")], Sampling())
+    assert answer.text == "HI"
+    assert http.session_for("https://models.example.org/v1").trust_env
 
 
 def test_another_chat_template_is_told(server: Server, tiny_tokenizer: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -7,7 +7,7 @@ import sys
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -180,7 +180,21 @@ def test_labels_without_probabilities_cannot_be_told_apart(tmp_path: Path) -> No
     assert answer(source, tmp_path / "out.jsonl", Silent(), content=LABELS).n_answered == 1
 
 
-@pytest.mark.parametrize(("name", "content"), [("out.csv", ""), ("out.jsonl", "no json\n"), ("out.jsonl", '{"text": "mine"}\n')])
+MINE = '{"id": "1", "text": "mine"}'
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("out.csv", ""),
+        ("rejected.jsonl", ""),
+        ("out.jsonl", "no json\n"),
+        ("out.jsonl", "no json"),
+        ("out.jsonl", MINE + "\n"),
+        ("out.jsonl", MINE),
+        ("out.jsonl", f"{MINE}\n{MINE}"),
+    ],
+)
 def test_an_output_that_is_something_else_is_left_alone(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(CommandError, match="name"):
@@ -188,11 +202,69 @@ def test_an_output_that_is_something_else_is_left_alone(tmp_path: Path, name: st
     assert (tmp_path / name).read_text(encoding="utf-8") == content
 
 
+def test_rows_are_not_answered_into_their_own_file(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", ["aaa"])
+    (tmp_path / "x").mkdir()
+    with pytest.raises(CommandError, match="the file whose rows are to be answered"):
+        answer(source, tmp_path / "x" / ".." / "in.jsonl")
+    assert source.read_text(encoding="utf-8") == '{"text": "aaa"}\n'
+
+
+@pytest.mark.parametrize("n_kept", [1, 5, 40, -1])
+def test_half_a_row_is_cut_off_wherever_it_ends(tmp_path: Path, n_kept: int) -> None:
+    source, output = write(tmp_path / "in.jsonl", ["aaa", "bbb"]), tmp_path / "out.jsonl"
+    answer(source, output)
+    whole = output.read_bytes()
+    first, second = whole.splitlines(keepends=True)
+    output.write_bytes(first + second[:n_kept])
+    assert answer(source, output).n_answered == 1
+    assert output.read_bytes() == whole
+
+
+def test_an_id_that_another_text_or_model_was_answered_under_is_refused_not_passed_over(tmp_path: Path) -> None:
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    answer(write(source, ['{"id": "1", "text": "aaa"}']), output, identity="a")
+    assert answer(source, output, identity="a").n_already == 1
+    with pytest.raises(
+        CommandError, match=r"in.jsonl:1: .*out.jsonl holds an answer under the id '1' of this row that was given to another"
+    ):
+        answer(source, output, identity="b")
+    with pytest.raises(CommandError, match="name another output with -o"):
+        answer(write(source, ['{"id": "1", "text": "bbb"}']), output, identity="a")
+
+
+def test_rows_that_an_engine_refuses_together_are_all_rejected_and_the_others_not_asked_again(tmp_path: Path) -> None:
+    class Strict(Echo):
+        def generate(self, samples: Any, sampling: Any, constraint: Any = None) -> Iterator[tuple[int, Answer]]:  # noqa: ARG002
+            fine = [(i, sample) for i, sample in enumerate(samples) if "bad" not in sample.messages[-1].text]
+            self.asked += [sample.id for _, sample in fine]
+            yield from ((i, Answer("{}", 1, 1, "stop")) for i, _ in fine)
+            raise Problems([EngineError("no", where=s.origin) for s in samples if "bad" in s.messages[-1].text], what="2 rows are refused:")
+
+    engine = Strict()
+    done = answer(write(tmp_path / "in.jsonl", ["aaa", "bad 1", "bbb", "bad 2"]), tmp_path / "out.jsonl", engine)
+    assert (done.n_answered, done.n_rejected, len(engine.asked)) == (2, 2, 2)
+    assert [row["origin"] for row in rows(tmp_path / "rejected.jsonl")] == ["in.jsonl:2", "in.jsonl:4"]
+
+
+def test_a_wide_window_asks_for_confidences_in_wide_groups(tmp_path: Path) -> None:
+    class Sure(Echo):
+        sizes: ClassVar[list[int]] = []
+
+        def likelihood(self, samples: Any) -> Iterator[tuple[int, Answer]]:
+            self.sizes += [len(samples)] if samples else []
+            yield from ((i, Answer("", 1, 0, "stop", nll=0.1, n_scored_tokens=1)) for i in range(len(samples)))
+
+    source = write(tmp_path / "in.jsonl", [f"{i}" for i in range(300)])
+    answer(source, tmp_path / "out.jsonl", Sure(), min_confidence=0.5, window=2400)
+    assert Sure.sizes == [150, 150]
+
+
 def test_two_processes_do_not_write_the_same_answers(tmp_path: Path) -> None:
     class Nested(Echo):
         def generate(self, samples: Any, sampling: Any, constraint: Any = None) -> Iterator[tuple[int, Answer]]:
             with pytest.raises(CommandError, match="another process writes answers to it"):
-                answer(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+                answer(tmp_path / "in.jsonl", tmp_path / "x" / ".." / "out.jsonl")
             return super().generate(samples, sampling, constraint)
 
     write(tmp_path / "in.jsonl", ["aaa"])

@@ -82,10 +82,12 @@ def share(name: str, expected: list[str], found: list[str]) -> float:
     return equal
 
 
-def assert_schema_holds(engine: Engine) -> None:
+def assert_forms_hold(engine: Engine) -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
     held = dict(engine.generate(ROWS[:4], Sampling(max_new_tokens=64), lambda _sample: Constraint(json_schema=schema)))
     assert all(json.loads(answer.text).keys() == {"n"} for answer in held.values() if answer.ended_by == "stop")
+    formed = dict(engine.generate(ROWS[:4], Sampling(max_new_tokens=16), lambda _sample: Constraint(regex="x(?:体育|财经)?y")))
+    assert {answer.text for answer in formed.values()} <= {"xy", "x体育y", "x财经y"}
 
 
 def as_vllm_says(expected: str, found: str) -> bool:
@@ -102,7 +104,7 @@ def test_openvino_answers_as_the_embedded_engine(run: Path, renderer: Any, embed
     with openvino_engine(python, artifact.path, renderer, batch_size=16, max_prompt_tokens=400) as engine:
         answers = dict(engine.generate(ROWS, SAMPLING))
         assert share(f"openvino {dtype}", embedded, [answers[i].text for i in range(len(ROWS))]) >= least
-        assert_schema_holds(engine)
+        assert_forms_hold(engine)
         chosen = dict(engine.score_labels(ROWS[:4], lambda _sample: ["体育", "财经"]))
         assert {answer.text for answer in chosen.values()} <= {"体育", "财经"}
         with pytest.raises(EngineError, match="does not tell the likelihood"):
@@ -182,7 +184,7 @@ def test_vllm_answers_as_the_embedded_engine(run: Path, embedded: list[str], mer
         answers = dict(engine.generate(ROWS, SAMPLING))
         same = [text if as_vllm_says(text, answers[i].text) else answers[i].text for i, text in enumerate(embedded)]
         assert share("vllm, " + ("merged" if merged else "adapter"), embedded, same) >= 0.95
-        assert_schema_holds(engine)
+        assert_forms_hold(engine)
         chosen = dict(engine.generate(ROWS[:4], SAMPLING, lambda _sample: Constraint(choices=("体育", "财经"))))
     assert {answer.text for answer in chosen.values()} <= {"体育", "财经"}
 

@@ -31,7 +31,7 @@ def exit_code_of(command: Callable[[], object], *, debug: bool) -> int:
         result = command()
         sys.stdout.flush()
     except (typer.Abort, KeyboardInterrupt):
-        return _say("interrupted; `weitiao run ... --resume` goes on with a run", EXIT_INTERRUPTED, debug=debug)
+        return _say("interrupted; the same command goes on, `weitiao run` with --resume", EXIT_INTERRUPTED, debug=debug)
     except BrokenPipeError:
         # The reader of stdout went away (`| head`): nothing to say, and nothing to flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

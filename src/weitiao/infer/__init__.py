@@ -19,7 +19,7 @@ Knows nothing of tasks, metrics or files; text becomes tokens only through the r
 """
 
 from weitiao.infer.engine import EmbeddedEngine, answering_bytes, make_engine, make_step_batch
-from weitiao.infer.engines.http import connect_server
+from weitiao.infer.engines.http import connect_server, session_for
 from weitiao.infer.engines.openvino import openvino_engine
 from weitiao.infer.rows import Joined, Stepped
 from weitiao.infer.steps import StepBatch
@@ -34,4 +34,5 @@ __all__ = [
     "make_engine",
     "make_step_batch",
     "openvino_engine",
+    "session_for",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,11 @@ from filelock import FileLock, Timeout
 
 from weitiao.cache import cache_folder
 from weitiao.errors import CommandError
-from weitiao.predict.keys import Keys, hexadecimal
+from weitiao.predict.keys import Done, Keys, hexadecimal
+
+ANSWER_KEYS = ("id", "origin", "answer", "asked")
+REJECTED_KEYS = ("output", "origin", "reason")
+"""Texts that each row of the two kinds of file has, the first one first."""
 
 Append = Callable[[Mapping[str, Any]], None]
 """Writes a row; it is with the system when this returns, so that a killed process loses nothing of it."""
@@ -28,25 +32,23 @@ def rejected_path(output: Path) -> Path:
     return output.with_name("rejected.jsonl")
 
 
-def answered_ids(*files: Path) -> Keys:
-    """Ids of the rows that files hold; what follows a file's last whole line, left by a crash, is cut off.
+def answered_rows(*files: Path) -> Done:
+    """The rows that files hold; what follows a file's last whole line, left by a crash, is cut off.
 
     Args:
         *files: JSONL files; those that are not there hold nothing.
 
     Returns:
-        The ids.
+        Their ids, and what was asked.
 
     Raises:
         CommandError: a file holds something else than answers.
     """
-    done = Keys()
+    done = Done()
     for path in files:
-        for row in _whole_rows(path, hint="name a new file with -o"):
-            try:
-                done.add(row["id"])
-            except (KeyError, TypeError, AttributeError) as error:
-                raise CommandError("a row without an id stands in it", where=str(path), hint="name a new file with -o") from error
+        for row in _whole_rows(path, ANSWER_KEYS, hint="name a new file with -o"):
+            done.ids.add(row["id"])
+            done.questions.add(f"{row['id']}\0{row['asked']}")
     return done
 
 
@@ -63,7 +65,7 @@ def alone(output: Path) -> Iterator[None]:
     Raises:
         CommandError: another process predicts into the same file.
     """
-    lock = FileLock(cache_folder("locks") / f"{hexadecimal(str(output.absolute()))}.lock")
+    lock = _lock(output)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
@@ -74,8 +76,13 @@ def alone(output: Path) -> Iterator[None]:
         lock.release()
 
 
+def _lock(path: Path) -> FileLock:
+    """Of a file, under whatever name it is called."""
+    return FileLock(cache_folder("locks") / f"{hexadecimal(str(path.resolve()))}.lock")
+
+
 class Rejections:
-    """``rejected.jsonl``: rows of this and of earlier calls, each once."""
+    """``rejected.jsonl``: rows of this and of earlier calls, each once. Several outputs of a folder share it."""
 
     def __init__(self, output: Path, stack: ExitStack) -> None:
         """Read what is there.
@@ -90,8 +97,10 @@ class Rejections:
         self._stack = stack
         self._append: Append | None = None
         self._known = Keys()
-        for row in _whole_rows(self.path, hint="move it away: rejected rows are listed there"):
-            self._known.add(_identity(row))
+        self._lock = _lock(self.path)
+        with self._lock:
+            for row in _whole_rows(self.path, REJECTED_KEYS, hint="move it away: rejected rows are listed there"):
+                self._known.add(_identity(row))
 
     def add(self, origin: str, reason: str) -> None:
         """List a row, unless an earlier call listed it for the same reason."""
@@ -100,7 +109,8 @@ class Rejections:
         if self._known.add(_identity(row)):
             if self._append is None:
                 self._append = self._stack.enter_context(appending(self.path))
-            self._append(row)
+            with self._lock:
+                self._append(row)
 
 
 @contextmanager
@@ -124,22 +134,36 @@ def appending(path: Path) -> Iterator[Append]:
         yield append
 
 
-def _whole_rows(path: Path, *, hint: str) -> Iterator[Mapping[str, Any]]:
+def _whole_rows(path: Path, keys: Sequence[str], *, hint: str) -> Iterator[Mapping[str, Any]]:
+    """Rows of a file that ``predict`` wrote, whose first key is the first of ``keys``; half a row at its end is cut off."""
     if not path.exists():
         return
     whole = 0
     with path.open("rb+") as file:
         for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise CommandError("this is not a row that `predict` wrote", where=f"{path}:{number}", hint=hint) from error
-            yield row if isinstance(row, dict) else {}
-            whole += len(line)
-        if whole < path.stat().st_size:
-            file.truncate(whole)
+            row = _parsed(line)
+            is_ours = isinstance(row, dict) and all(isinstance(row.get(key), str) for key in keys)
+            if line.endswith(b"\n") and is_ours:
+                yield row
+                whole += len(line)
+            elif line.endswith(b"\n") or not (is_ours or _may_be_half(line, keys[0])):
+                raise CommandError("this is not a row that `predict` wrote", where=f"{path}:{number}", hint=hint)
+            else:
+                file.truncate(whole)
+
+
+def _parsed(line: bytes) -> Any:
+    """A line of JSON; None where it is none."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def _may_be_half(line: bytes, first_key: str) -> bool:
+    """Whether a line is the beginning of a row whose first key is known, and not a whole row of something else."""
+    beginning = f'{{"{first_key}": '.encode()
+    return (line.startswith(beginning) or beginning.startswith(line)) and _parsed(line) is None
 
 
 def _identity(row: Mapping[str, Any]) -> str:

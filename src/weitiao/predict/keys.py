@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -48,6 +49,15 @@ class Keys:
             return True
         place = int(np.searchsorted(self._sorted, np.uint64(key)))
         return place < len(self._sorted) and int(self._sorted[place]) == key
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Rows that are answered already."""
+
+    ids: Keys = field(default_factory=Keys)
+    questions: Keys = field(default_factory=Keys)
+    """``ID\\0KEY``, where the key says what was asked of which weights."""
 
 
 class UniqueIds:

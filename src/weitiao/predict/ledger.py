@@ -63,13 +63,14 @@ class Ledger:
         self._n_already += n_rows
         self._advance(n_rows)
 
-    def write(self, sample: Sample, answer: Answer, confidence: float | None) -> None:
-        """Write a row's answer, an unsure one with its prompt."""
+    def write(self, sample: Sample, answer: Answer, confidence: float | None, asked: str) -> None:
+        """Write a row's answer, an unsure one with its prompt; ``asked`` says what was asked of which weights."""
+        row = _answer_row(sample, answer, confidence, self._task) | {"asked": asked}
         if self._least is None or (confidence or 0.0) >= self._least:
-            self._append_sure(_answer_row(sample, answer, confidence, self._task))
+            self._append_sure(row)
             self._n_sure += 1
         else:
-            self._append_unsure(_answer_row(sample, answer, confidence, self._task) | _prompt_fields(sample))
+            self._append_unsure(row | _prompt_fields(sample))
             self._n_unsure += 1
         self._advance(1)
 

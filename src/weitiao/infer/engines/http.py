@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import base64
 import mimetypes
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 
-from weitiao.errors import EngineError, RowError
+from weitiao.errors import EngineError, RowError, together
 from weitiao.infer.engines.generating import GeneratingEngine
 from weitiao.log import logger
 from weitiao.seams import Answer, Constraint, EndedBy, Message, Renderer, Sample, Sampling
@@ -29,7 +31,7 @@ SECONDS = 600.0
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 """Status codes after which the same request may succeed."""
 MOST_REFUSED = 32
-"""Rows of a call that a server may refuse before it is the server, and not the rows, that is wrong."""
+"""Rows that a server may refuse before it answers one; then it is the server, and not the rows, that is wrong."""
 
 
 class HttpEngine(GeneratingEngine):
@@ -60,14 +62,15 @@ class HttpEngine(GeneratingEngine):
         Args:
             samples: conversations; an answer at their end is left out.
             sampling: sent along; ``top_k`` only where it is set.
-            constraint: a JSON schema becomes ``response_format``, a choice ``structured_outputs``; the answer is checked against a choice.
+            constraint: a JSON schema becomes ``response_format``, a choice or a pattern ``structured_outputs``; the answer is checked
+                against those two.
 
         Yields:
             ``(index, answer)`` as answers come. ``n_new_tokens`` and ``n_prompt_tokens`` are the server's counts.
 
         Raises:
-            RowError: the server refused a row; the others have been answered by then.
-            EngineError: the server cannot be reached, refuses the key or the model, or does not hold to a choice.
+            RowError: the server refused a row, or ``Problems`` with all of them; the others have been answered by then.
+            EngineError: the server cannot be reached, refuses the key or the model, or does not hold to a choice or a pattern.
         """
         refused: list[RowError] = []
         ready: list[tuple[int, int | None]] = []
@@ -82,22 +85,25 @@ class HttpEngine(GeneratingEngine):
                 pool.submit(self._answer, samples[i], sampling, constraint(samples[i]) if constraint else None, n_expected): i
                 for i, n_expected in ready
             }
+            n_before = len(refused)
+            has_answered = False
             try:
                 for done in as_completed(waiting):
                     try:
                         answer = done.result()
                     except RowError as error:
                         refused.append(error)
-                        if len(refused) > MOST_REFUSED:
+                        if not has_answered and len(refused) - n_before > MOST_REFUSED:
                             raise EngineError(
                                 f"the server refuses one row after the other: {error.what}", where=self._url, hint=error.where
                             ) from error
                     else:
+                        has_answered = True
                         yield waiting[done], answer
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
         if refused:
-            raise refused[0]
+            raise together(refused)
 
     def _answer(self, sample: Sample, sampling: Sampling, constraint: Constraint | None, n_expected: int | None) -> Answer:
         body: dict[str, Any] = {
@@ -113,13 +119,25 @@ class HttpEngine(GeneratingEngine):
         body |= _constraint_fields(constraint)
         answer = _read(self._post(body, sample), self._url)
         self._compare_tokens(n_expected, answer, sample)
-        if constraint is not None and constraint.choices is not None and answer.text not in constraint.choices:
-            raise EngineError(
-                f"the server did not hold to the labels: it answered {answer.text[:60]!r}",
-                where=self._url,
-                hint="use a server that keeps `structured_outputs.choice` (vLLM, weitiao serve), or --engine embedded",
-            )
+        self._check_form(answer, constraint)
         return answer
+
+    def _check_form(self, answer: Answer, constraint: Constraint | None) -> None:
+        """Refuse a server that does not know ``structured_outputs``: such servers leave it out without a word."""
+        if constraint is None:
+            return
+        is_cut = answer.ended_by == "length"
+        if constraint.choices is not None and answer.text not in constraint.choices:
+            what, field = "labels", "choice"
+        elif constraint.regex is not None and not is_cut and not re.fullmatch(constraint.regex, answer.text):
+            what, field = "answer's form", "regex"
+        else:
+            return
+        raise EngineError(
+            f"the server did not hold to the {what}: it answered {answer.text[:60]!r}",
+            where=self._url,
+            hint=f"use a server that keeps `structured_outputs.{field}` (vLLM, weitiao serve), or --engine embedded",
+        )
 
     def _expected_tokens(self, sample: Sample) -> int | None:
         if self._renderer is None:
@@ -175,10 +193,24 @@ class HttpEngine(GeneratingEngine):
     def _session(self) -> requests.Session:
         """One connection per thread."""
         if not hasattr(self._local, "session"):
-            self._local.session = requests.Session()
+            self._local.session = session_for(self._url)
             self._local.session.headers.update(self._headers)
         session: requests.Session = self._local.session
         return session
+
+
+def session_for(url: str) -> requests.Session:
+    """A session that asks this machine itself, whatever proxy the environment names for others.
+
+    Args:
+        url: of the server.
+
+    Returns:
+        An open session.
+    """
+    session = requests.Session()
+    session.trust_env = urlsplit(url).hostname not in ("localhost", "127.0.0.1", "::1")
+    return session
 
 
 def connect_server(
@@ -205,7 +237,8 @@ def connect_server(
         raise EngineError("this is no server's address", where=address or "--engine http", hint="--engine http:http://127.0.0.1:8000/v1")
     if not model:
         try:
-            reply = requests.get(f"{url}/models", headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=30)
+            with session_for(url) as session:
+                reply = session.get(f"{url}/models", headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=30)
         except (requests.ConnectionError, requests.Timeout) as error:
             raise EngineError("the server cannot be reached", where=url, hint="is it running, and does the address end in /v1?") from error
         if not reply.ok:
@@ -239,7 +272,9 @@ def _constraint_fields(constraint: Constraint | None) -> dict[str, Any]:
     if constraint.json_schema is not None:
         schema = {"name": "answer", "strict": True, "schema": dict(constraint.json_schema)}
         return {"response_format": {"type": "json_schema", "json_schema": schema}}
-    return {"structured_outputs": {"choice": list(constraint.choices)}} if constraint.choices is not None else {}
+    if constraint.choices is not None:
+        return {"structured_outputs": {"choice": list(constraint.choices)}}
+    return {"structured_outputs": {"regex": constraint.regex}} if constraint.regex is not None else {}
 
 
 def _read(content: Any, url: str) -> Answer:

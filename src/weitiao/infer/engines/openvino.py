@@ -45,7 +45,7 @@ class OpenvinoEngine(GeneratingEngine):
         Args:
             samples: conversations of text; an answer at their end is left out.
             sampling: a temperature is refused.
-            constraint: a JSON schema, or a choice of texts.
+            constraint: a JSON schema, a choice of texts, or a pattern.
 
         Yields:
             ``(index, answer)`` batch by batch, longest prompts first.
@@ -63,7 +63,8 @@ class OpenvinoEngine(GeneratingEngine):
         for prompt in prompts:
             asked = (constraint(prompt.sample) if constraint else None) or Constraint()
             choices = list(asked.choices) if asked.choices is not None else None
-            rows.append({"index": prompt.index, "ids": prompt.token_ids, "json_schema": asked.json_schema, "choices": choices})
+            form = {"json_schema": asked.json_schema, "choices": choices, "regex": asked.regex}
+            rows.append({"index": prompt.index, "ids": prompt.token_ids, **form})
         lengths = {prompt.index: len(prompt.token_ids) for prompt in prompts}
         stops = list(self._renderer.stop_token_ids)
         self._send({"max_new_tokens": sampling.max_new_tokens, "stops": stops, "rows": rows})

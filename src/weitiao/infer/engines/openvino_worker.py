@@ -23,6 +23,8 @@ def configured(genai: Any, row: dict[str, Any], request: dict[str, Any]) -> Any:
     elif row.get("choices") is not None:
         choices = "|".join(re.escape(choice) for choice in row["choices"])
         config.structured_output_config = genai.StructuredOutputConfig(regex=f"({choices})")
+    elif row.get("regex") is not None:
+        config.structured_output_config = genai.StructuredOutputConfig(regex=row["regex"])
     return config
 
 
