@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from weitiao import log
 from weitiao.chat import make_renderer
+from weitiao.errors import EngineError
 from weitiao.infer import make_engine
 from weitiao.infer.network import plain_network
 from weitiao.infer.packed import PackedReader, can_pack, side_by_side
@@ -422,3 +423,21 @@ def test_long_prompts_show_how_many_are_read(tiny_qwen2: Path, monkeypatch: pyte
     assert words[0].endswith("2 at work, 0 prompts read")
     assert "2 at work, 1 prompts read" in words
     assert words[-5:-3] == ["2 at work, 1 of at most 3 tokens", "2 at work, 2 of at most 3 tokens"]
+
+
+def test_a_row_that_leaves_its_constraint_is_refused_and_the_others_go_on(tiny_qwen3: Path) -> None:
+    model = load(tiny_qwen3)
+    engine = make_engine(model, renderer_of(model), batch_size=4)
+    too_many = Constraint(json_schema={"type": "object", "properties": {f"field_{i}": {"type": "boolean"} for i in range(500)}})
+    rows, answers, refused = samples()[:3], {}, []
+    batch = engine.step_batch()
+    tickets = [batch.join(row, Sampling(10), too_many if i == 1 else None).ticket for i, row in enumerate(rows)]
+    while batch.n_waiting or batch.n_working:
+        answers |= {stepped.ticket: stepped.answer for stepped in batch.step() if stepped.answer}
+        refused += batch.refused()
+    assert [one.ticket for one in refused] == [tickets[1]]
+    assert "Current row has" in refused[0].error.what
+    alone = dict(engine.generate([rows[0], rows[2]], Sampling(10)))
+    assert [answers[tickets[0]], answers[tickets[2]]] == [alone[0], alone[1]]
+    with pytest.raises(EngineError, match="Current row has"):
+        list(engine.generate(rows, Sampling(10), lambda _sample: too_many))

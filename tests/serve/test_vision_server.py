@@ -81,3 +81,24 @@ def test_images_beyond_the_limits_are_refused(server):
     assert refused(*[address(png(0))] * 3) == (400, "too_many_images")
     assert refused("https://example.com/a.png") == (400, "image_urls_not_allowed")
     assert refused(address(b"GIF89a")) == (400, "invalid_image")
+
+
+def test_an_image_that_goes_away_before_it_is_read_ends_its_own_answer_alone(run, tmp_path):
+    served = load_served(run)
+    batch, tickets = served.new_batch(), []
+    for seed in range(3):
+        path = tmp_path / f"{seed}.png"
+        path.write_bytes(png(seed))
+        sample = Sample(str(seed), str(seed), (Message("user", (Part("image", image=path), Part("text", "a question"))),))
+        tickets.append(batch.join(sample, Sampling(6)).ticket)
+    (tmp_path / "1.png").unlink()
+    answers: dict[int, str] = {}
+    refused = []
+    while batch.n_waiting or batch.n_working:
+        answers |= {stepped.ticket: stepped.answer.text for stepped in batch.step() if stepped.answer}
+        refused += batch.refused()
+    assert [(one.ticket, one.error.what) for one in refused] == [(tickets[1], "the image file is missing")]
+    assert sorted(answers) == [tickets[0], tickets[2]]
+    for seed in (0, 2):
+        message = Message("user", (Part("image", image=tmp_path / f"{seed}.png"), Part("text", "a question")))
+        assert answers[tickets[seed]] == dict(served.engine.generate([Sample("a", "a", (message,))], Sampling(6)))[0].text

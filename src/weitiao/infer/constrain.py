@@ -49,8 +49,11 @@ class Matcher:
         self._tokenize = tokenize
 
     def allowed(self) -> torch.Tensor:
-        """Which tokens may come next: bool, one per entry of the vocabulary, on the CPU."""
-        bits = np.unpackbits(np.frombuffer(self._inner.compute_bitmask(), dtype=np.uint8), bitorder="little")
+        """Which tokens may come next: bool, one per entry of the vocabulary, on the CPU; ``EngineError`` where that cannot be said."""
+        mask = self._inner.compute_bitmask()
+        if self._inner.is_error():  # the mask then holds the stop tokens, as if the answer were finished
+            raise EngineError(f"the constraint cannot be followed: {self.problem()}")
+        bits = np.unpackbits(np.frombuffer(mask, dtype=np.uint8), bitorder="little")
         return torch.from_numpy(bits[: self._n_vocab].astype(bool))
 
     def forced(self) -> list[int]:
@@ -67,8 +70,8 @@ class Matcher:
         return bool(self._inner.consume_token(token_id))
 
     def problem(self) -> str:
-        """Why the answer cannot go on."""
-        return str(self._inner.get_error())
+        """Why the answer cannot go on, without the pages of state that llguidance puts behind it."""
+        return str(self._inner.get_error()).partition("\n")[0]
 
     def is_complete(self) -> bool:
         """Whether nothing may follow any more."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 
 import torch
 from torch import Tensor
 
+from weitiao.errors import EngineError, RowError, WeitiaoError
 from weitiao.infer.batches import MIN_PREFIX, Prompt, cache_tokens_that_fit, check_lengths, common_length, read_tokens, render_prompts
 from weitiao.infer.cache import Prefix
 from weitiao.infer.choose import refuse_broken, source_of_chance
@@ -27,6 +28,14 @@ from weitiao.seams import Constraint, Message, Renderer, Sample, Sampling, Visio
 
 COLUMNS_AT_A_TIME = 64
 """Slots are made for a multiple of so many tokens, so that a slightly longer row needs no new ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A row that cannot go on, and has left the batch."""
+
+    ticket: int
+    error: WeitiaoError
 
 
 class StepBatch:
@@ -68,6 +77,7 @@ class StepBatch:
         """At work; row ``i`` has slot ``i``."""
         self._prefix: Prefix | None = None
         self._last_prompt: list[int] = []
+        self._refused: list[Refused] = []
 
     @property
     def n_waiting(self) -> int:
@@ -165,7 +175,8 @@ class StepBatch:
             New tokens, once per row that got some; empty when there is nothing to do, or prompts are still being read.
 
         Raises:
-            EngineError: the output is not finite, or a constraint cannot be followed.
+            EngineError: the output is not finite; in a patient batch also where a constraint cannot be followed.
+            RowError: in a patient batch, an image cannot be read.
         """
         self._admit()
         reading = [row for row in self._rows if not self._is_read(row)]
@@ -174,6 +185,11 @@ class StepBatch:
         if writing and not (reading and self._patient):
             steps += self._write(writing)
         return steps
+
+    def refused(self) -> list[Refused]:
+        """Rows that could not go on since this was last asked; the others did. None in a patient batch, whose ``step`` raises instead."""
+        refused, self._refused = self._refused, []
+        return refused
 
     def _is_read(self, row: Row) -> bool:
         return self._cache.lengths[row.slot] >= len(row.prompt.token_ids)
@@ -207,6 +223,12 @@ class StepBatch:
         last.slot = row.slot
         self._rows.pop()
 
+    def _refuse(self, row: Row, error: WeitiaoError) -> None:
+        if self._patient:
+            raise error
+        self._drop(row)
+        self._refused.append(Refused(row.ticket, error))
+
     # ---- passes -------------------------------------------------------------------------------------------------------
 
     def _read_prompts(self, reading: Sequence[Row]) -> list[Stepped]:
@@ -225,7 +247,14 @@ class StepBatch:
         guesses = self._speculation.guesses([rows[i] for i in read], len(self._rows), fills_up=self._reader.fills_up)
         for i, guess in zip(read, guesses, strict=True):
             spans[i] = replace(spans[i], token_ids=[*spans[i].token_ids, *guess.draft], parents=range(ROOT, ROOT + guess.n_read))
-        hidden_NH = self._reader.read(self._cache, spans)
+        try:
+            hidden_NH = self._reader.read(self._cache, spans)
+        except RowError as error:
+            if len(rows) == 1:
+                self._refuse(rows[0], error)
+                return []
+            # An image went away; each row by itself shows whose it was.
+            return [step for row in rows for step in self._read_prompts([row])]
         if not read:
             return []
         if not self._patient:
@@ -271,7 +300,11 @@ class StepBatch:
             for row, guess in some:
                 own = slice(n_before, n_before + 1 + guess.n_read)
                 n_before = own.stop
-                chosen = row.choose(logits_NV[own], likeliest[own], guess.draft, self._stop_ids)
+                try:
+                    chosen = row.choose(logits_NV[own], likeliest[own], guess.draft, self._stop_ids)
+                except EngineError as error:
+                    self._refuse(row, error)
+                    continue
                 self._speculation.learn(row, guess, chosen)
                 self._cache.forget(row.slot, row.n_tokens - 1)
                 answer = row.answer(self._renderer) if row.ended_by else None

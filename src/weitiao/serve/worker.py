@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from weitiao.errors import WeitiaoError
-from weitiao.infer import StepBatch
+from weitiao.infer import StepBatch, Stepped
 from weitiao.log import logger
 from weitiao.seams import Answer, Constraint, Engine, Sample, Sampling
 from weitiao.serve.refusal import Refusal
@@ -238,35 +238,34 @@ class Worker:
                 break
             if job.sampling is None:
                 scored.append(job)
-                continue
-            try:
-                joined = self._batch.join(job.sample, job.sampling, job.constraint, job.max_prompt_tokens)
-            except WeitiaoError as error:
-                self._tell(job, Failed(error))
             else:
-                writing = Writing(self._decode, job.stops) if job.streams or job.stops else None
-                self._running[joined.ticket] = _Running(job, writing, joined.n_prompt_tokens)
+                self._join(job, job.sampling)
         if scored:
             self._score(scored)
+
+    def _join(self, job: Job, sampling: Sampling) -> None:
+        try:
+            joined = self._batch.join(job.sample, sampling, job.constraint, job.max_prompt_tokens)
+        except Exception as error:
+            self._tell_failure(job, error)
+            return
+        writing = Writing(self._decode, job.stops) if job.streams or job.stops else None
+        self._running[joined.ticket] = _Running(job, writing, joined.n_prompt_tokens)
 
     def _score(self, jobs: Sequence[Job]) -> None:
         try:
             answers = dict(self._engine.score_labels([job.sample for job in jobs], self._labels))
-        except WeitiaoError as error:
+            ends = [Finished(answers[i].text, answers[i]) for i in range(len(jobs))]
+        except Exception as error:
             if len(jobs) == 1:
-                self._tell(jobs[0], Failed(error))
+                self._tell_failure(jobs[0], error)
                 return
             # One row's mistake is not the others': each by itself.
             for job in jobs:
                 self._score([job])
             return
-        except Exception as error:
-            logger.exception("labels could not be scored")
-            for job in jobs:
-                self._tell(job, Failed(error, is_ours=True))
-            return
-        for i, job in enumerate(jobs):
-            self._finish(job, Finished(answers[i].text, answers[i]))
+        for job, end in zip(jobs, ends, strict=True):
+            self._finish(job, end)
 
     def _step(self) -> None:
         if not self._running:
@@ -274,17 +273,31 @@ class Worker:
         stepped = self._batch.step()
         self._wrote(sum(len(step.token_ids) for step in stepped))
         for step in stepped:
-            running = self._running[step.ticket]
-            text = running.writing.take(step.token_ids) if running.writing else ""
-            if step.answer is not None:
-                del self._running[step.ticket]
-                self._finish(running.job, running.ended(text, step.answer))
-            elif running.writing and running.writing.stopped:
-                del self._running[step.ticket]
-                self._batch.leave(step.ticket)
-                self._finish(running.job, running.stopped(text))
-            elif text and running.job.streams:
-                self._tell(running.job, Piece(text))
+            try:
+                self._take(step)
+            except Exception as error:
+                self._give_back(step.ticket, error)
+        for refused in self._batch.refused():
+            self._give_back(refused.ticket, refused.error)
+
+    def _take(self, step: Stepped) -> None:
+        """Pass on what an answer got in a step."""
+        running = self._running[step.ticket]
+        text = running.writing.take(step.token_ids) if running.writing else ""
+        if step.answer is not None:
+            self._finish(running.job, running.ended(text, step.answer))
+            del self._running[step.ticket]
+        elif running.writing and running.writing.stopped:
+            self._finish(running.job, running.stopped(text))
+            self._batch.leave(step.ticket)
+            del self._running[step.ticket]
+        elif text and running.job.streams:
+            self._tell(running.job, Piece(text))
+
+    def _give_back(self, ticket: int, error: Exception) -> None:
+        """End one answer; the others go on."""
+        self._tell_failure(self._running.pop(ticket).job, error)
+        self._batch.leave(ticket)
 
     def _finish(self, job: Job, event: Finished) -> None:
         seconds = (time.monotonic() - job.started) / max(1, self._batch_rows)
@@ -295,7 +308,15 @@ class Worker:
         for running in self._running.values():
             self._tell(running.job, Failed(error, is_ours=True))
         self._running.clear()
+        self._post()  # a new batch may fail too
         self._batch = self._new_batch()
+
+    def _tell_failure(self, job: Job, error: Exception) -> None:
+        """An error that a sentence explains is the request's, any other one ours."""
+        is_ours = not isinstance(error, WeitiaoError)
+        if is_ours:
+            logger.error("an answer failed in a way that was not foreseen", exc_info=error)
+        self._tell(job, Failed(error, is_ours=is_ours))
 
     def _tell(self, job: Job, event: Event) -> None:
         self._outbox.append((job, event))
