@@ -17,10 +17,11 @@ from weitiao.tasks import make_task
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared/data"
 NER = make_task(Ner(kind="ner", labels=["PER", "G.P.E (地)"]))
-MANY = make_task(Classification(kind="classification", labels=["油", "油；气", "C++", "水"], multi_label=True))
+MANY = make_task(Classification(kind="classification", labels=["油", "油、气", "C++\n#", "水"], multi_label=True))
 TYPED = Record("f:1", "1", text='张"三\\在\n上海。', entities=(Entity(0, 4, '张"三\\', "PER"), Entity(5, 8, "\n上海", "G.P.E (地)")))
 EMPTY = Record("f:2", "2", text="无人。", entities=())
 TWO = Record("f:3", "3", text="T", labels=("水", "油"))
+BROKEN = Record("f:3", "3", text="T", labels=("水", "C++\n#"))
 NONE = Record("f:4", "4", text="T", answer="无")
 
 
@@ -28,7 +29,7 @@ def allows(task, record, answer):
     return re.fullmatch(task.constraint(task.make_sample(record)).regex, answer) is not None
 
 
-@pytest.mark.parametrize(("task", "record"), [(NER, TYPED), (NER, EMPTY), (MANY, TWO), (MANY, NONE)])
+@pytest.mark.parametrize(("task", "record"), [(NER, TYPED), (NER, EMPTY), (MANY, TWO), (MANY, BROKEN), (MANY, NONE)])
 def test_trained_answers_can_be_decoded(tiny_tokenizer, task, record):
     grammars = Grammars(tiny_tokenizer, len(tiny_tokenizer), make_renderer(tiny_tokenizer, Chat(), "head"))
     sample = task.make_sample(record)
@@ -68,11 +69,11 @@ def test_entity_types_may_be_the_rows_own_or_unknown():
     [
         ("油", True),
         ("油；水", True),
-        ("油；油；气；C++；水", True),
+        ("油；油、气；C++\n#；水", True),
         ("水；油", False),
         ("油；油", False),
         ("油；", False),
-        ("CC", False),
+        ("CC\n#", False),
         ("", False),
     ],
 )

@@ -146,6 +146,46 @@ def test_reading_several_labels(answer, value, forgiven):
     assert (prediction.value, prediction.forgiven) == (value, forgiven)
 
 
+LABELS = ["食品", "Food", "Food, drinks", "drinks", "b、c", "C\nD"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "value", "forgiven"),
+    [
+        ("食品；Food, drinks", ["食品", "Food, drinks"], ()),
+        ("Food；drinks", ["Food", "drinks"], ()),
+        ("b、c,食品\nFood, drinks", ["食品", "Food, drinks", "b、c"], ()),
+        ("drinks, Food；C\nD", ["Food", "drinks", "C\nD"], ()),
+        ("Food|drinks, tea", ["Food", "drinks"], ("unknown label tea",)),
+    ],
+)
+def test_labels_that_hold_a_separator_are_read_back(answer, value, forgiven):
+    task = make_task(Classification(kind="classification", labels=LABELS, multi_label=True))
+    prediction = task.parse(said(answer), Sample("1", "", (), []))
+    assert (prediction.value, prediction.forgiven) == (value, forgiven)
+
+
+@given(
+    st.lists(st.text("ab ,、；;，|\n无", min_size=1, max_size=6), min_size=2, max_size=5, unique_by=str.strip), st.sets(st.integers(0, 4))
+)
+def test_every_set_of_labels_is_refused_or_read_back(labels, chosen):
+    task = make_task(Classification(kind="classification", labels=labels, multi_label=True))
+    record = Record("f:1", "1", text="T", labels=tuple(labels[i] for i in chosen if i < len(labels)), answer="")
+    if any("；" in label or label.strip() in ("无", "") for label in labels):
+        assert "unclear-label" in {code for code, _ in codes(task, record)}
+        return
+    sample = task.make_sample(record)
+    assert task.parse(said(sample.messages[-1].text), sample).value == sample.reference
+    assert set(sample.reference) == set(record.labels)
+
+
+@pytest.mark.parametrize("label", ["无", "油；气"])
+def test_labels_that_several_could_not_be_told_from_are_refused(label):
+    several, one = (make_task(Classification(kind="classification", labels=[label, "水"], multi_label=many)) for many in (True, False))
+    assert codes(several, Record("f:1", "1", text="T", labels=("水",))) == [("unclear-label", "error")]
+    assert codes(one, Record("f:1", "1", text="T", labels=("水",))) == []
+
+
 @given(st.text(max_size=30))
 def test_reading_labels_never_raises(answer):
     for task in (ONE, MANY):

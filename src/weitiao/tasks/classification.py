@@ -24,7 +24,9 @@ from weitiao.tasks.scoring import f1_row, plain, precision_recall_f1, ratio
 SYSTEM = "你是一个文本分类领域的专家，你会接收到一段文本和几个潜在的分类选项，请输出文本内容的正确类型"
 PROMPT = "文本:{text},类型选型:{category}"
 SEPARATOR = "；"
-"""Between labels of a multi-label answer; ``;``, ``,``, ``，``, ``、`` and line breaks are read as well."""
+"""Between labels of a multi-label answer; no label holds it."""
+OTHER_SEPARATORS = re.compile(r"([;,，、|\n])")
+"""Read between labels as well, where the text around them is no label."""
 NO_LABEL = "无"
 """The answer of a multi-label row without labels."""
 UNREADABLE = "(none of the labels)"
@@ -40,7 +42,8 @@ def answer_pattern(labels: Sequence[str]) -> str:
     Returns:
         A pattern that every trained answer matches. Which label is the last one is chosen first, so that no look-ahead is needed.
     """
-    escaped = [re.escape(label) for label in labels]
+    # A line break itself would end the pattern where decoding reads it.
+    escaped = [re.escape(label).replace("\\\n", r"\n").replace("\\\r", r"\r") for label in labels]
     before = [f"(?:{label}{SEPARATOR})?" for label in escaped]
     return "|".join([re.escape(NO_LABEL), *("".join(before[:i]) + last for i, last in enumerate(escaped))])
 
@@ -101,17 +104,13 @@ class ClassificationTask:
         """The right labels; None for a row without an answer. A multi-label row whose answer is empty or ``NO_LABEL`` has none."""
         if self.multi_label:
             said = record.labels or (None if record.answer is None else (record.answer,))
-            return (
-                None
-                if said is None
-                else tuple(part for label in said for part in ((label,) if label in record.candidates else _split(label)))
-            )
+            return None if said is None else tuple(label for text in said for label in _split(text, record.candidates))
         if record.labels:
             return record.labels
         return None if record.answer is None else (record.answer.strip(),)
 
     def check_record(self, record: Record) -> list[RowProblem]:
-        """No candidates, several labels for a task of one, labels outside the candidates."""
+        """No candidates, several labels for a task of one, labels outside the candidates, labels that several could not be told from."""
         try:
             record = self._with_candidates(single_turn(record))
         except RowError as err:
@@ -120,6 +119,13 @@ class ClassificationTask:
         if len(record.candidates) < 2:
             hint = "list them as task.labels, or name the column of candidates in data.columns"
             problems.append(RowProblem("no-candidates", "error", "the row has fewer than two labels to choose from", hint))
+        unclear = (
+            [label for label in record.candidates if label.strip() in ("", NO_LABEL) or SEPARATOR in label] if self.multi_label else []
+        )
+        if unclear:
+            message = f"the label {unclear[0]!r} cannot be read back from an answer of several labels"
+            hint = f"rename it: {SEPARATOR} stands between labels, and {NO_LABEL} or nothing says that a row has none"
+            problems.append(RowProblem("unclear-label", "error", message, hint))
         wanted = self._wanted(record)
         if wanted is None or any(problem.severity == "error" for problem in problems):
             return problems
@@ -231,17 +237,28 @@ class ClassificationTask:
         return {"classes": classes, "confusion": {"labels": names, "rows_are_the_truth": matrix}}
 
 
-def _split(text: str) -> list[str]:
-    for other in (";", ",", "，", "、", "\n"):
-        text = text.replace(other, SEPARATOR)
-    labels = [label.strip() for label in text.split(SEPARATOR)]
+def _split(text: str, choices: Sequence[str]) -> list[str]:
+    """The labels that an answer lists, those outside the choices too; a choice that holds another separator stays whole."""
+    known = {label.strip(): label for label in choices}
+    longest = max((len(OTHER_SEPARATORS.split(label)) for label in known), default=1)
+    labels = []
+    for listed in text.split(SEPARATOR):
+        # Pieces and the separators between them, in turn.
+        pieces = OTHER_SEPARATORS.split(listed)
+        at = 0
+        while at < len(pieces):
+            ends = range(min(at + longest, len(pieces)), at, -2)
+            end = next((end for end in ends if "".join(pieces[at:end]).strip() in known), at + 1)
+            label = "".join(pieces[at:end]).strip()
+            labels.append(known.get(label, label))
+            at = end + 1
     return [] if labels == [NO_LABEL] else [label for label in labels if label]
 
 
 def _read_labels(text: str, choices: Sequence[str]) -> Prediction:
     if text.strip() == NO_LABEL:
         return Prediction([], True)
-    said = _split(text)
+    said = _split(text, choices)
     known = [label for label in choices if label in said]
     forgiven = [f"unknown label {label}" for label in said if label not in choices]
     if len(said) != len(set(said)):
