@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,52 @@ def test_runs_are_compared_on_the_rows_they_share(sweep: Path, recipe: Path) -> 
     shown = weitiao("compare", winner, other).stderr
     assert "against" in shown
     assert "field_f1, tuned" in shown
+
+
+def copied(sweep: Path, path: Path) -> Path:
+    """The winner's run in another folder."""
+    return shutil.copytree(sweep / read(sweep / "sweep.json")["winner"], path)
+
+
+def rewrite_answers(run: Path, n_rows: int, **texts: Any) -> None:
+    """Give the first test rows of a run another text or truth under the same ids."""
+    path = run / "tuned" / "answers.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    rows = [row | texts if i < n_rows else row for i, row in enumerate(rows)]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.mark.parametrize("texts", [{"prompt": "another complaint"}, {"reference": {"name": "nobody"}}], ids=["text", "truth"])
+def test_rows_of_equal_id_and_another_text_are_not_shared(sweep: Path, tmp_path: Path, texts: dict[str, Any]) -> None:
+    first, other = copied(sweep, tmp_path / "first"), copied(sweep, tmp_path / "other")
+    rewrite_answers(other, 5, **texts)
+    (other / "data.json").write_text(json.dumps(read(other / "data.json") | {"fingerprint": "another"}), encoding="utf-8")
+    done = weitiao("compare", first, other, "--json")
+    second = json.loads(done.stdout)["runs"][1]
+    assert (second["n_shared"], second["n_other_text"]) == (6, 5)
+    assert "other: 5 test rows have the id of a row of first, but another text or answer" in " ".join(done.stderr.split())
+    rewrite_answers(other, 11, **texts)
+    second = json.loads(weitiao("compare", first, other, "--json").stdout)["runs"][1]
+    assert (second["n_shared"], second["n_other_text"], second["gain"]) == (0, 11, {})
+
+
+def test_runs_of_the_same_data_share_rows_whatever_the_wording(sweep: Path, tmp_path: Path) -> None:
+    first, other = copied(sweep, tmp_path / "first"), copied(sweep, tmp_path / "other")
+    rewrite_answers(other, 11, prompt="worded otherwise")
+    assert json.loads(weitiao("compare", first, other, "--json").stdout)["runs"][1]["n_shared"] == 11
+
+
+def test_runs_that_count_other_fields_are_not_compared(sweep: Path, tmp_path: Path) -> None:
+    first, other = copied(sweep, tmp_path / "first"), copied(sweep, tmp_path / "other")
+    recipe = yaml.safe_load((other / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe["task"]["fields"] = {name: {"copied": False} for name in ("question", "email", "address", "name")}
+    (other / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    weitiao("compare", first, other)
+    recipe["task"]["fields"] = ["name", "email"]
+    (other / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    shown = " ".join(weitiao("compare", first, other, code=2).stderr.split())
+    assert "the run counts other things as right than the first one" in shown
+    assert "here {'name': 'string', 'email': 'string'}" in shown
 
 
 def test_a_comparison_needs_two_finished_runs(sweep: Path) -> None:
