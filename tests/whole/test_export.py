@@ -8,16 +8,19 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from tests.tiny import DEFAULT_SYSTEM, build_tiny, sentences
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer
 
 from weitiao.chat import chat_template, make_renderer
 from weitiao.errors import ExportError
 from weitiao.export import export_checkpoint
-from weitiao.export.check import N_CHECKED, N_CHECKED_BY_TOKENS, CheckPrompt, answer_here, answer_there, check_prompts, compare
+from weitiao.export.check import N_CHECKED, N_CHECKED_BY_TOKENS, TOLERANCES, CheckPrompt, answer_here, answer_there, check_prompts, compare
 from weitiao.export.gguf import GgufFacts, read_metadata, write_gguf
 from weitiao.export.ollama import template_pieces
+from weitiao.export.reload import greedy_answers
 from weitiao.model import CheckpointFacts, attach_tuning, load_base, load_checkpoint, read_facts, save_checkpoint
 from weitiao.pipeline import train_recipe
 from weitiao.recipe import Recipe
@@ -173,6 +176,62 @@ def test_the_adapter_folder_is_read_by_plain_peft(lora_run: Path, exported: Any)
     assert "library_name: peft" in (folder / "README.md").read_text(encoding="utf-8")
 
 
+def test_the_adapter_folder_answers_in_a_fresh_process_as_the_run_does(exported: Any) -> None:
+    adapter = exported[0]
+    assert (adapter.check["n_prompts"], adapter.check["equal_answers"]) == (4, 1.0)
+    assert adapter.check["logit_difference"] <= adapter.check["tolerance"] == 1e-3
+    assert "Read back by plain PEFT on the base model" in (adapter.path / "README.md").read_text(encoding="utf-8")
+    settings = [json.loads((artifact.path / "generation_config.json").read_text(encoding="utf-8")) for artifact in exported]
+    assert settings[0] == settings[1]
+
+
+def test_an_adapter_that_answers_otherwise_is_refused(lora_run: Path, exported: Any, tmp_path: Path) -> None:
+    network, prompts = check_with(lora_run)
+    base = load_checkpoint(lora_run / "best").path
+    folder = Path(shutil.copytree(exported[0].path, tmp_path / "damaged"))
+    weights = load_file(folder / "adapter_model.safetensors")
+    save_file({name: weight * 1.05 for name, weight in weights.items()}, folder / "adapter_model.safetensors")
+    with pytest.raises(ExportError, match="answer otherwise than the trained model"):
+        compare(answer_here(network, prompts), answer_there(folder, prompts, base=base), "float32", folder, prompts)
+    (folder / "adapter_config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ExportError, match="plain PEFT cannot read what was exported"):
+        answer_there(folder, [], base=base)
+
+
+def test_an_adapter_beyond_its_tolerance_is_not_left_behind(lora_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same file read twice differs by nothing, and here even that is too much."""
+    monkeypatch.setitem(TOLERANCES, "float32", -1.0)
+    with pytest.raises(ExportError, match="answer otherwise than the trained model"):
+        export_checkpoint(lora_run / "best", [AdapterExport()], tmp_path, SAMPLES[:1])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_example_of_an_adapters_card_answers_greedily_where_the_base_samples(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "qwen2", LoraTuning(r=4))
+    settings = tmp_path / "base" / "generation_config.json"
+    wild = {**json.loads(settings.read_text(encoding="utf-8")), "do_sample": True, "temperature": 9.0, "top_k": 0}
+    settings.write_text(json.dumps(wild), encoding="utf-8")
+    (artifact,) = export_checkpoint(run / "best", [AdapterExport()], run, ())
+    example = (artifact.path / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    names: dict[str, Any] = {name: getattr(transformers, name) for name in ("AutoTokenizer", "AutoModelForCausalLM", "GenerationConfig")}
+    exec(example.replace("FOLDER", str(artifact.path)), names | {"PeftModel": PeftModel}, said := {})
+    tuned = load_checkpoint(run / "best", dtype=torch.float32).network
+    (expected,), _ = greedy_answers(tuned, said["prompt"]["input_ids"].tolist(), 256)
+    assert said["answer"][0, said["prompt"]["input_ids"].shape[1] :].tolist() == expected
+
+
+def test_the_adapter_of_a_vision_model_says_how_large_pictures_may_be(tiny_qwen2_vl: Path, tmp_path: Path) -> None:
+    tuned = attach_tuning(load_base(Model(path=str(tiny_qwen2_vl), dtype="float32", device="cpu")), LoraTuning(r=4))
+    images = {"min_pixels": 3136, "max_pixels": 12544}
+    facts = CheckpointFacts(
+        "tiny", str(tiny_qwen2_vl), None, {"kind": "lora"}, {"images": images}, {"kind": "caption"}, None, 64, 64, "head", "float32", True
+    )
+    save_checkpoint(tuned, chat_template(tuned.processor.tokenizer, False), facts, tmp_path / "best")
+    (artifact,) = export_checkpoint(tmp_path / "best", [AdapterExport()], tmp_path, ())
+    limits = AutoImageProcessor.from_pretrained(artifact.path).size
+    assert (limits["shortest_edge"], limits["longest_edge"]) == (3136, 12544)
+
+
 def test_sixteen_bit_files_are_cast_once_and_pass_within_their_tolerance(lora_run: Path) -> None:
     (artifact,) = export_checkpoint(lora_run / "best", [MergedExport(dtype="bfloat16")], lora_run, SAMPLES)
     assert json.loads((artifact.path / "config.json").read_text(encoding="utf-8"))["dtype"] == "bfloat16"
@@ -271,10 +330,10 @@ def test_a_gguf_file_of_other_weights_fails_its_check(lora_run: Path) -> None:
     wrong = artifact.path / "wrong.gguf"
     write_gguf(base.network, base.processor, facts, "f16", wrong)
     with pytest.raises(ExportError, match="the exported chat template gives other tokens"):
-        compare(expected, answer_there(wrong, prompts, lora_run / "best"), "f16", wrong, prompts)
+        compare(expected, answer_there(wrong, prompts, tokenizer=lora_run / "best"), "f16", wrong, prompts)
     write_gguf(base.network, base.processor, replace(facts, chat_template=chat_template(tuned.processor, False)), "f16", wrong)
     with pytest.raises(ExportError, match="answer otherwise than the trained model"):
-        compare(expected, answer_there(wrong, prompts, lora_run / "best"), "f16", wrong, prompts)
+        compare(expected, answer_there(wrong, prompts, tokenizer=lora_run / "best"), "f16", wrong, prompts)
 
 
 def test_an_ollama_folder_holds_template_system_text_and_stops(family_run: Path) -> None:

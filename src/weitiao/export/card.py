@@ -51,7 +51,7 @@ def write_card(folder: Path, checkpoint: Path, run_path: Path, *, kind: str, che
         f"# {run_path.resolve().name}\n\nMade with [weitiao](https://pypi.org/project/weitiao/) from `{facts.base}`.",
         f"## Intended use\n\n{USES[facts.task['kind']]} Check its answers where a mistake is costly.\n\n{_settings(facts, licence)}",
         _figures(_read(run_path / "scores.json")),
-        _check(check),
+        _check(check, kind),
         _data(_read(run_path / "data.json")),
         _recipe(run_path / "recipe.yaml"),
         f"## How to use\n\n{_usage(kind, facts)}",
@@ -137,7 +137,7 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def _check(check: Mapping[str, Any]) -> str:
+def _check(check: Mapping[str, Any], kind: str) -> str:
     if not check.get("n_prompts"):
         return ""
     if "equal_tokens" in check:
@@ -145,8 +145,9 @@ def _check(check: Mapping[str, Any]) -> str:
             f"Read back by openvino-genai, these weights ({check['dtype']}) gave the trained model's greedy answers to "
             f"{check['equal_answers']:.0%} of {check['n_prompts']} held-out prompts, and {check['equal_tokens']:.0%} of their tokens."
         )
+    reader = "PEFT on the base model" if kind == "adapter" else "transformers"
     return (
-        f"Read back by plain transformers, these weights ({check['dtype']}) gave the trained model's greedy answers to "
+        f"Read back by plain {reader}, these weights ({check['dtype']}) gave the trained model's greedy answers to "
         f"{check['equal_answers']:.0%} of {check['n_prompts']} held-out prompts; logits differed by at most "
         f"{check['logit_difference']:.1e} of their size ({check['tolerance']:g} is allowed)."
     )
@@ -177,6 +178,7 @@ def _usage(kind: str, facts: CheckpointFacts) -> str:
     load = f'{reader}.from_pretrained("FOLDER")'
     if kind == "adapter":
         load = f'PeftModel.from_pretrained({reader}.from_pretrained("{facts.base_path}"), "FOLDER")'
+        load += '\nmodel.generation_config = GenerationConfig.from_pretrained("FOLDER")  # greedy; PEFT keeps the base model\'s settings'
     if facts.is_vision:
         return f"""```python
 processor = AutoProcessor.from_pretrained("FOLDER")  # needs torchvision; `weitiao predict` and `weitiao serve` do not

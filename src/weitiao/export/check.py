@@ -1,7 +1,7 @@
 """Whether an exported folder answers as the model that was scored, found out by answering the same prompts with both.
 
-The folder is read by plain transformers in a fresh process (``reload.py``), which renders the prompts with the folder's own chat
-template. Both decode greedily in float32; logits are compared at every step up to the first token that differs.
+The folder is read by plain transformers, an adapter by plain PEFT, in a fresh process (``reload.py``), which renders the prompts with
+the folder's own chat template. Both decode greedily in float32; logits are compared at every step up to the first token that differs.
 """
 
 from __future__ import annotations
@@ -126,13 +126,14 @@ def answer_here(network: Any, prompts: Sequence[CheckPrompt]) -> Answers:
     return Answers(tokens, logits, [None] * len(prompts))
 
 
-def answer_there(place: Path, prompts: Sequence[CheckPrompt], tokenizer: Path | None = None) -> Answers:
-    """Answer with an exported folder or file, in a fresh process that has only transformers.
+def answer_there(place: Path, prompts: Sequence[CheckPrompt], *, tokenizer: Path | None = None, base: Path | None = None) -> Answers:
+    """Answer with an exported folder or file, in a fresh process that has only transformers and PEFT.
 
     Args:
-        place: an ordinary Hugging Face folder, or a GGUF file.
+        place: an ordinary Hugging Face folder, a PEFT adapter, or a GGUF file.
         prompts: what to answer.
         tokenizer: folder of the run's tokenizer, for a GGUF file.
+        base: folder of the base model, for an adapter.
 
     Returns:
         Its answers, and the tokens its chat template gives.
@@ -150,6 +151,7 @@ def answer_there(place: Path, prompts: Sequence[CheckPrompt], tokenizer: Path | 
             "messages": [prompt.messages for prompt in prompts],
             "n_new": N_NEW,
             "tokenizer": str(tokenizer),
+            "base": str(base) if base is not None else None,
         }
         request.write_text(json.dumps(content), encoding="utf-8")
         # -P: the script's own folder must not be searched for modules.
@@ -158,7 +160,8 @@ def answer_there(place: Path, prompts: Sequence[CheckPrompt], tokenizer: Path | 
         process = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if process.returncode != 0:
             reason = "\n".join(process.stderr.strip().splitlines()[-3:])
-            raise ExportError("plain transformers cannot read what was exported", where=str(place), hint=reason)
+            reader = "transformers" if base is None else "PEFT"
+            raise ExportError(f"plain {reader} cannot read what was exported", where=str(place), hint=reason)
         answered = json.loads(result.read_text(encoding="utf-8"))
         return Answers(answered["tokens"], load_file(logits)["logits"], answered["template_ids"])
 
@@ -266,7 +269,7 @@ def compare(expected: Answers, found: Answers, file_dtype: str, folder: Path, pr
                 f"the exported weights answer otherwise than the trained model: logits differ by {worst:.2g} of their size where "
                 f"{tolerance:g} is allowed, answers agree in {n_same} of {len(here)} tokens",
                 where=f"{folder}, {prompt.sample.origin}",
-                hint="export with more bits (dtype), or use the adapter with its base",
+                hint="" if file_dtype == "float32" else "export with more bits (dtype), or use the adapter with its base",
             )
     share = n_equal / len(prompts) if prompts else 1.0
     return {"n_prompts": len(prompts), "equal_answers": share, "logit_difference": worst, "tolerance": tolerance, "dtype": file_dtype}

@@ -204,7 +204,7 @@ def _write_checked(source: Source, checkpoint: Path, file: Path, kind: str, name
         pad_token_id=source.renderer.pad_token_id,
     )
     write_gguf(source.network, source.processor, about, kind, file)
-    return compare(source.expected, answer_there(file, source.prompts, checkpoint), kind, file, source.prompts)
+    return compare(source.expected, answer_there(file, source.prompts, tokenizer=checkpoint), kind, file, source.prompts)
 
 
 def _max_new_tokens(run_path: Path) -> int:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from weitiao.errors import ExportError
+from weitiao.export.adapter import write_adapter
 from weitiao.export.card import write_card
 from weitiao.export.converted import write_gguf_folder, write_ollama_folder, write_openvino_folder
 from weitiao.export.merged import write_merged
 from weitiao.log import logger
-from weitiao.model import read_facts
 from weitiao.recipe.sections import Export
 from weitiao.seams import Artifact, Sample
 
@@ -26,7 +26,7 @@ def export_checkpoint(checkpoint: Path, exports: Sequence[Export], run_path: Pat
         checkpoint: ``RUN/best``: an adapter or whole weights, with ``weitiao.json``.
         exports: what to make.
         run_path: the run folder; its ``scores.json``, ``data.json`` and ``recipe.yaml``, where present, go into the model card.
-        samples: held-out rows; up to eight of them are answered by both models to compare them.
+        samples: held-out rows; a few of them are answered by both models to compare them.
 
     Returns:
         One artifact per export, in order. An older folder of the same kind is replaced.
@@ -55,16 +55,10 @@ def _make(checkpoint: Path, export: Export, run_path: Path, samples: Sequence[Sa
     return Artifact(export.kind, folder, size_bytes, check)
 
 
-def _make_adapter(checkpoint: Path, _export: Export, run_path: Path, folder: Path, _samples: Sequence[Sample]) -> dict[str, object]:
-    if read_facts(checkpoint).tuning["kind"] != "lora":
-        raise ExportError(
-            "every weight was trained, so there is no adapter",
-            where=str(checkpoint),
-            hint="export `kind: merged` instead",
-        )
-    shutil.copytree(checkpoint, folder)
-    write_card(folder, checkpoint, run_path, kind="adapter", check={})
-    return {}
+def _make_adapter(checkpoint: Path, _export: Export, run_path: Path, folder: Path, samples: Sequence[Sample]) -> dict[str, object]:
+    check = write_adapter(checkpoint, folder, samples)
+    write_card(folder, checkpoint, run_path, kind="adapter", check=check)
+    return check
 
 
 def _make_merged(checkpoint: Path, export: Export, run_path: Path, folder: Path, samples: Sequence[Sample]) -> dict[str, object]:

@@ -52,9 +52,21 @@ def write_merged(checkpoint: Path, folder: Path, dtype: str, samples: Sequence[S
 
 
 def _save(tuned: LoadedModel, section: Chat, dtype: torch.dtype, folder: Path) -> None:
-    network, processor = merged_network(tuned), tuned.processor
+    network = merged_network(tuned)
     network.to(dtype)
     network.save_pretrained(folder)
+    save_processor(tuned, section, folder)
+
+
+def save_processor(tuned: LoadedModel, section: Chat, folder: Path) -> None:
+    """Write the tokenizer with the run's chat template and, for a vision model, the image processor with the run's limits.
+
+    Args:
+        tuned: whose processor it is; changed in place.
+        section: the recipe's ``chat``.
+        folder: where.
+    """
+    processor = tuned.processor
     tokenizer = getattr(processor, "tokenizer", processor)
     tokenizer.chat_template = chat_template(tokenizer, section.enable_thinking)
     if tuned.is_vision:
@@ -92,19 +104,33 @@ def merged_network(tuned: LoadedModel) -> Any:
     """
     from peft import PeftModel
 
-    network, tokenizer = tuned.network, getattr(tuned.processor, "tokenizer", tuned.processor)
-    stop_ids, bos_id = network.generation_config.eos_token_id, network.config.get_text_config().bos_token_id
+    network, settings = tuned.network, generation_settings(tuned)
     if isinstance(network, PeftModel):
         try:
             network = network.merge_and_unload(safe_merge=True)
         except ValueError as error:
             raise ExportError(f"the adapter cannot be merged: {error}", where=str(tuned.path)) from error
-    # Greedy, as the run's figures were got; every stop token, so that no server runs on.
-    network.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-        do_sample=False, eos_token_id=stop_ids, pad_token_id=tokenizer.pad_token_id, bos_token_id=bos_id
-    )
+    network.generation_config = settings
     network.config.use_cache = True
     return network
+
+
+def generation_settings(tuned: LoadedModel) -> GenerationConfig:
+    """Greedy, as the run's figures were got; every stop token, so that no server runs on.
+
+    Args:
+        tuned: the run's model.
+
+    Returns:
+        What ``generation_config.json`` says beside the weights.
+    """
+    network, tokenizer = tuned.network, getattr(tuned.processor, "tokenizer", tuned.processor)
+    return GenerationConfig(  # type: ignore[no-untyped-call]
+        do_sample=False,
+        eos_token_id=network.generation_config.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=network.config.get_text_config().bos_token_id,
+    )
 
 
 def _file_dtype(base: Path) -> str:

@@ -1,4 +1,4 @@
-"""Answers prompts with a Hugging Face folder or a GGUF file, using transformers and nothing of this project.
+"""Answers prompts with a Hugging Face folder, an adapter or a GGUF file, using transformers, PEFT and nothing of this project.
 
 Run as a script in a fresh process:
 python reload.py PLACE REQUEST.json RESULT.json LOGITS.safetensors PIXELS.safetensors
@@ -66,6 +66,16 @@ def read_folder(folder: Path) -> tuple[Any, Any]:
     return network, AutoTokenizer.from_pretrained(folder)
 
 
+def read_adapter(folder: Path, base: str) -> tuple[Any, Any]:
+    """An adapter on its base in float32, its own generation settings in place of the base's, and its tokenizer."""
+    from peft import PeftModel
+
+    network, _ = read_folder(Path(base))
+    network = PeftModel.from_pretrained(network, folder)
+    network.generation_config = GenerationConfig.from_pretrained(folder)
+    return network, AutoTokenizer.from_pretrained(folder)
+
+
 def read_gguf(file: Path, tokenizer_folder: str) -> tuple[Any, Any]:
     """A GGUF file's model with its weights unpacked to float32; its template and end tokens with the tokenizer of the run.
 
@@ -108,7 +118,12 @@ def with_pictures(rows: Sequence[list[int] | None], n_pictures: Sequence[int], n
 def main(place: str, request: str, result: str, logits_file: str, pixels_file: str) -> None:
     """Read a request, answer it, write the result."""
     wanted = json.loads(Path(request).read_text(encoding="utf-8"))
-    network, tokenizer = read_gguf(Path(place), wanted["tokenizer"]) if place.endswith(".gguf") else read_folder(Path(place))
+    if place.endswith(".gguf"):
+        network, tokenizer = read_gguf(Path(place), wanted["tokenizer"])
+    elif wanted["base"] is not None:
+        network, tokenizer = read_adapter(Path(place), wanted["base"])
+    else:
+        network, tokenizer = read_folder(Path(place))
     network.eval()
     template_ids = [
         tokenizer(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False), add_special_tokens=False)["input_ids"]
