@@ -224,6 +224,25 @@ def test_likelihood_is_that_of_the_trained_tokens(loaded: LoadedModel) -> None:
         assert found[i].nll == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("left_over", [False, True])
+def test_a_long_document_is_scored_in_the_pieces_that_are_trained(loaded: LoadedModel, left_over: bool) -> None:
+    renderer = renderer_of(loaded)
+    document = Sample("d", "laws.txt", (text_message("assistant", " ".join(TEXTS[:12])),))
+    ids = renderer.conversation(document.messages).input_ids
+    width = len(ids) - 1 if left_over else 32  # a piece of one token has nothing to score
+    assert len(ids) > 64
+    expected, count = 0.0, 0
+    for start in range(0, len(ids), width):
+        piece = ids[start : start + width]
+        log_probs = plain_logits(loaded.network, piece).log_softmax(dim=-1)
+        expected -= sum(float(log_probs[k - 1, piece[k]]) for k in range(1, len(piece)))
+        count += len(piece) - 1
+    found = dict(make_engine(loaded, renderer, batch_size=2, max_prompt_tokens=width).likelihood([document, document]))
+    for answer in found.values():
+        assert (answer.n_new_tokens, answer.nll) == (count, pytest.approx(expected, rel=1e-5))
+    assert len(found) == 2
+
+
 def test_an_adapter_is_used_and_train_mode_comes_back(tmp_path: Path, packed: bool) -> None:
     model = load(build_tiny("qwen3", tmp_path / "m", seed=3))
     config = LoraConfig(r=4, lora_alpha=32, lora_dropout=0.5, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
@@ -441,3 +460,10 @@ def test_a_row_that_leaves_its_constraint_is_refused_and_the_others_go_on(tiny_q
     assert [answers[tickets[0]], answers[tickets[2]]] == [alone[0], alone[1]]
     with pytest.raises(EngineError, match="Current row has"):
         list(engine.generate(rows, Sampling(10), lambda _sample: too_many))
+
+
+@pytest.mark.parametrize("pattern", ["a/b", r"a\/b", r"[a]\/b"])
+def test_a_slash_in_a_pattern_is_a_slash_escaped_or_not(tiny_qwen2: Path, pattern: str) -> None:
+    model = load(tiny_qwen2)
+    found = dict(make_engine(model, renderer_of(model)).generate(samples()[:1], Sampling(10), lambda _sample: Constraint(regex=pattern)))
+    assert found[0].text == "a/b"

@@ -146,6 +146,9 @@ REFUSED = {
     "unknown": ({"extra_body": {"min_p": 0.1}}, "`min_p` is not supported here"),
     "too many tokens": ({"max_tokens": 5000}, "this server writes at most 1,024"),
     "temperature": ({"temperature": 3}, "less than or equal to 2"),
+    "a truth for a number": ({"temperature": False}, "temperature: Input should be a valid number"),
+    "a number for a truth": ({"extra_body": {"stream": 0.0}}, "stream: Input should be a valid boolean"),
+    "a text for a number": ({"max_tokens": "5"}, "max_tokens: Input should be a valid integer"),
 }
 
 

@@ -8,6 +8,7 @@ answers gives the same answer with and without the constraint. Where answers thi
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -234,7 +235,9 @@ def _grammar(constraint: Constraint, origin: str) -> str:
     if sum(wish is not None for wish in (constraint.json_schema, constraint.choices, constraint.regex)) > 1:
         raise EngineError("a constraint is a JSON schema, a choice of texts or a pattern, and only one of them", where=origin)
     if constraint.regex is not None:
-        return _lark(f"/{constraint.regex.replace('/', chr(92) + '/')}/")
+        # A slash would end the pattern; one that is escaped already is left alone.
+        escaped = re.sub(r"\\.|/", lambda found: found[0] if len(found[0]) > 1 else r"\/", constraint.regex, flags=re.DOTALL)
+        return _lark(f"/{escaped}/")
     if constraint.json_schema is not None:
         return _lark(f"%json {json.dumps({**constraint.json_schema, 'x-guidance': JSON_STYLE})}")
     assert constraint.choices is not None

@@ -10,7 +10,7 @@ from weitiao.seams import Constraint, Message, Part, Role, Sample, Sampling, tex
 from weitiao.serve.images import RequestImages
 from weitiao.serve.limits import Limits
 from weitiao.serve.refusal import Refusal
-from weitiao.serve.schemas import ChatMessage, ChatRequest, JsonFormat, SchemaFormat, TextPart
+from weitiao.serve.schemas import ChatMessage, ChatRequest, ChoiceOutput, JsonFormat, SchemaFormat, TextPart
 
 ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 ANY_OBJECT = {"type": "object"}
@@ -114,9 +114,17 @@ def _sampling(request: ChatRequest, limits: Limits, max_new_tokens: int) -> Samp
 
 
 def _constraint(request: ChatRequest) -> Constraint | None:
-    if isinstance(request.response_format, SchemaFormat):
-        return Constraint(json_schema=request.response_format.json_schema.schema_)
-    return Constraint(json_schema=ANY_OBJECT) if isinstance(request.response_format, JsonFormat) else None
+    form, wanted = request.response_format, request.structured_outputs
+    if wanted is not None and isinstance(form, SchemaFormat | JsonFormat):
+        what = f"an answer has one form: leave out either structured_outputs or the response_format {form.type}"
+        raise Refusal(400, what, code="two_forms", param="structured_outputs")
+    if isinstance(wanted, ChoiceOutput):
+        return Constraint(choices=tuple(wanted.choice))
+    if wanted is not None:
+        return Constraint(regex=wanted.regex)
+    if isinstance(form, SchemaFormat):
+        return Constraint(json_schema=form.json_schema.schema_)
+    return Constraint(json_schema=ANY_OBJECT) if isinstance(form, JsonFormat) else None
 
 
 def _stops(request: ChatRequest) -> tuple[str, ...]:

@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(_whole)
+"""Before a strict int: what JSON Schema calls an integer, 5 and 5.0, but neither true nor a text."""
 
 
 class Body(BaseModel):
@@ -65,7 +73,7 @@ class JsonSchema(Body):
     name: str = Field(max_length=64)
     description: str | None = None
     schema_: dict[str, Any] = Field(alias="schema")
-    strict: bool | None = None
+    strict: StrictBool | None = None
     """Taken and without effect: answers always keep to the schema."""
 
 
@@ -88,10 +96,23 @@ class SchemaFormat(Body):
     json_schema: JsonSchema
 
 
+class ChoiceOutput(Body):
+    """One of some texts."""
+
+    choice: list[Annotated[str, Field(max_length=1000)]] = Field(min_length=1, max_length=1000)
+
+
+class PatternOutput(Body):
+    """Text that a pattern matches as a whole."""
+
+    regex: str = Field(min_length=1, max_length=100_000)
+    """Literals, classes, groups, ``|``, ``?``, ``*`` and ``+``; no look-around."""
+
+
 class StreamOptions(Body):
     """What a stream holds besides the answer."""
 
-    include_usage: bool = False
+    include_usage: StrictBool = False
     """Whether the last event counts the tokens."""
 
 
@@ -114,27 +135,29 @@ def _no_penalty(value: Any) -> Any:
 
 
 class ChatRequest(Body):
-    """OpenAI's chat completion, with ``top_k`` besides."""
+    """OpenAI's chat completion, with ``top_k`` and ``structured_outputs`` besides."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=1024)
     """The last one is the user's. A run on plain documents continues a document: a single message of the assistant's."""
     model: str | None = None
     """The run's name, as ``/v1/models`` gives it."""
-    stream: bool | None = False
+    stream: StrictBool | None = False
     stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[StrictInt, Field(ge=1), WHOLE] | None = None
     """Most tokens of the answer; the run's ``evaluate.max_new_tokens`` when not given."""
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[StrictInt, Field(ge=1), WHOLE] | None = None
     """The newer name of ``max_tokens``."""
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    temperature: Annotated[StrictFloat, Field(ge=0, le=2)] | None = None
     """0 where it is not given: the likeliest answer, the one that the run's figures were measured with."""
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    top_p: Annotated[StrictFloat, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[StrictInt, Field(ge=0, le=2**31 - 1), WHOLE] | None = None
+    seed: Annotated[StrictInt, Field(ge=-(2**63), le=2**63 - 1), WHOLE] | None = None
     """The same seed gives the same answer, whatever else is being answered."""
     stop: str | Annotated[list[str], Field(max_length=4)] | None = None
     """Up to four texts; the answer ends before the first of them."""
     response_format: Annotated[TextFormat | JsonFormat | SchemaFormat, Field(discriminator="type")] | None = None
+    structured_outputs: ChoiceOutput | PatternOutput | None = None
+    """vLLM's name for what an answer may be besides JSON; not together with a JSON ``response_format``."""
     n: Annotated[Literal[1] | None, BeforeValidator(_one_answer)] = None
     logprobs: Annotated[Literal[False] | None, BeforeValidator(_no_logprobs)] = None
     top_logprobs: None = None
