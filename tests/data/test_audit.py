@@ -78,6 +78,14 @@ def test_labels_that_are_rare_uneven_or_alone(tmp_path):
     assert (uneven.severity, uneven.message) == ("note", "labels are uneven: from 10 rows (`few`) to 60")
 
 
+def test_each_of_several_labels_is_counted_by_itself(tmp_path):
+    (tmp_path / "rows.csv").write_text("text,labels\n" + "".join(f'm{i},"A,B"\n' for i in range(9)) + 't,B\nu,\nu,无\nm1,"B,A"\n', "utf-8")
+    samples = load(tmp_path / "rows.csv", "classification", task={"multi_label": True})
+    assert samples.report.shape == "multi-label-text (text, labels)"
+    assert {label: sum(counts.values()) for label, counts in samples.report.statistics["labels"].items()} == {"A": 10, "B": 11}
+    assert findings(samples).keys() == {"duplicate-texts", "duplicate-rows"}
+
+
 def test_labels_outside_the_recipe_are_rejected_with_their_row(tmp_path):
     rows = [{"text": f"t{i}", "label": ["a", "b"][i % 2]} for i in range(200)] + [{"text": "odd", "label": "c"}]
     samples = audit(tmp_path, rows, task={"labels": ["a", "b"]})

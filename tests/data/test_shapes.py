@@ -111,6 +111,40 @@ def test_labelled_texts(tmp_path, row, label, candidates):
     assert samples.train[0].candidates == (candidates or tuple(sorted({label, "b" if label == "a" else "2"})))
 
 
+SEVERAL = {
+    "text": (["A,B", "B", "", "B；A", "无"], {}),
+    "list": ([["A", "B"], ["B"], [], ["B", "A"], ["无"]], {}),
+    "list written as text": (['["A", "B"]', "['B']", "[]", '["B", "A"]', "无"], {}),
+    "of another name": (["A\nB", "B", "", "B|A", "无"], {"columns": {"label": "labels"}}),
+}
+
+
+@pytest.mark.parametrize(("cells", "data"), SEVERAL.values(), ids=SEVERAL.keys())
+def test_several_labels_in_every_form(tmp_path, cells, data):
+    path = write(tmp_path / "rows.jsonl", [{"text": f"t{i}", "labels": cell} for i, cell in enumerate(cells)])
+    samples = load(path, "classification", task={"multi_label": True}, **data)
+    assert [sample.reference for sample in samples.train] == [["A", "B"], ["B"], [], ["A", "B"], []]
+    assert {sample.candidates for sample in samples.train} == {("A", "B")}
+    assert samples.report.statistics["labels"] == {"A": {"train": 2, "valid": 0, "test": 0}, "B": {"train": 3, "valid": 0, "test": 0}}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "t", "output": "B；Food, drinks"},
+        {"prompt": "t", "completion": "B；Food, drinks"},
+        {"text": "t", "label": "B；Food, drinks"},
+        {"messages": [{"role": "user", "content": "t"}, {"role": "assistant", "content": "B；Food, drinks"}]},
+        {"text": "t", "category": ["B", "Food, drinks", "C"], "output": "Food, drinks;B"},
+    ],
+    ids=["alpaca", "prompt and completion", "label", "messages", "own candidates"],
+)
+def test_several_labels_in_an_answer_are_told_apart_by_the_recipes_labels(tmp_path, row):
+    samples = load_one(tmp_path, row, "classification", task={"multi_label": True, "labels": ["B", "Food, drinks", "C"]})
+    assert samples.train[0].reference == ["B", "Food, drinks"]
+    assert list(samples.report.statistics["labels"]) == ["B", "Food, drinks"]
+
+
 ENTITY = {"start_idx": 2, "end_idx": 4, "entity_text": "北京", "entity_label": "LOC", "entity_names": ["地点"]}
 NER = {
     "objects": {"text": "我在北京。", "entities": [ENTITY]},

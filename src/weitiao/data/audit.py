@@ -40,7 +40,12 @@ class Facts:
     image_keys: array = field(default_factory=lambda: array("Q"))
     group_rows: array = field(default_factory=lambda: array("q"))
     group_keys: array = field(default_factory=lambda: array("Q"))
-    labels: array = field(default_factory=lambda: array("i"))
+    label_sets: array = field(default_factory=lambda: array("i"))
+    """Number of all labels of the row together, -1 where it has none: what the split shares out."""
+    label_rows: array = field(default_factory=lambda: array("q"))
+    label_codes: array = field(default_factory=lambda: array("i"))
+    """Numbers of single labels, beside the rows that have them."""
+    set_numbers: dict[tuple[str, ...], int] = field(default_factory=dict)
     label_numbers: dict[str, int] = field(default_factory=dict)
     n_input_characters: array = field(default_factory=lambda: array("I"))
     n_answer_characters: array = field(default_factory=lambda: array("I"))
@@ -68,8 +73,11 @@ class Facts:
         if record.group:
             self.group_rows.append(row)
             self.group_keys.append(hashed(record.group))
-        name = "\n".join(sorted(record.labels)) if record.labels else None
-        self.labels.append(-1 if name is None else self.label_numbers.setdefault(name, len(self.label_numbers)))
+        labels = tuple(sorted(set(record.labels)))
+        self.label_sets.append(self.set_numbers.setdefault(labels, len(self.set_numbers)) if labels else -1)
+        for label in labels:
+            self.label_rows.append(row)
+            self.label_codes.append(self.label_numbers.setdefault(label, len(self.label_numbers)))
         self.n_input_characters.append(len(asked))
         self.n_answer_characters.append(len(answer) if record.answer is None else len(record.answer))
         if record.entities is not None and is_kept:
@@ -181,11 +189,11 @@ def near_overlaps(
 
 def label_balance(facts: Facts, rows: np.ndarray, origin_of: OriginOf) -> list[Finding]:
     """Labels with few rows, or a single label."""
-    labels = np.frombuffer(facts.labels, dtype=np.int32)[rows]
-    if not len(labels) or (labels < 0).all():
+    labelled, labels = _labels_of(facts, rows)
+    if not len(labels):
         return []
     names = list(facts.label_numbers)
-    counts = Counter(labels[labels >= 0].tolist())
+    counts = Counter(labels.tolist())
     if len(counts) == 1:
         message = f"every row has the label `{names[next(iter(counts))]}`; there is nothing to tell apart"
         return [
@@ -196,15 +204,22 @@ def label_balance(facts: Facts, rows: np.ndarray, origin_of: OriginOf) -> list[F
     out = []
     if rare:
         shown = ", ".join(f"`{names[number]}` {count}" for number, count in sorted(rare.items(), key=lambda item: item[1])[:5])
-        origins = tuple(origin_of(int(rows[np.flatnonzero(labels == number)[0]])) for number in list(rare)[:N_EXAMPLES])
+        origins = tuple(origin_of(int(labelled[np.flatnonzero(labels == number)[0]])) for number in list(rare)[:N_EXAMPLES])
         message = f"{counted(len(rare), 'label has', 'labels have')} fewer than 10 rows: {shown}"
         out.append(Finding("rare-labels", "warning", len(rare), message, origins, "are they misspelt? their figures will say little"))
     elif largest >= 5 * smallest:
         least = min(counts, key=lambda number: counts[number])
         message = f"labels are uneven: from {smallest} rows (`{names[least]}`) to {largest}"
-        origins = tuple(origin_of(int(row)) for row in rows[np.flatnonzero(labels == least)[:N_EXAMPLES]])
+        origins = tuple(origin_of(int(row)) for row in labelled[labels == least][:N_EXAMPLES])
         out.append(Finding("uneven-labels", "note", len(counts), message, origins, "look at macro_f1 beside accuracy"))
     return out
+
+
+def _labels_of(facts: Facts, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every label of these rows, as the row's number and the label's; a row with several labels stands there several times."""
+    labelled, labels = np.array(facts.label_rows, dtype=np.int64), np.array(facts.label_codes, dtype=np.int32)
+    used = np.isin(labelled, rows)
+    return labelled[used], labels[used]
 
 
 def short_documents(facts: Facts, rows: np.ndarray, kind: str, origin_of: OriginOf) -> list[Finding]:
@@ -219,16 +234,17 @@ def short_documents(facts: Facts, rows: np.ndarray, kind: str, origin_of: Origin
 
 def statistics(facts: Facts, rows: np.ndarray, parts: np.ndarray) -> dict[str, Any]:
     """Tables for the report: labels per part, entities per type, and lengths in characters."""
-    labels = np.frombuffer(facts.labels, dtype=np.int32)[rows]
+    labelled, labels = _labels_of(facts, rows)
     out: dict[str, Any] = {
         "input_characters": histogram(np.frombuffer(facts.n_input_characters, dtype=np.uint32)[rows]),
         "answer_characters": histogram(np.frombuffer(facts.n_answer_characters, dtype=np.uint32)[rows]),
     }
-    if (labels >= 0).any():
-        names = [name.replace("\n", ", ") for name in facts.label_numbers]
+    if len(labels):
+        part_of = parts[np.searchsorted(rows, labelled)]
+        names = list(facts.label_numbers)
         out["labels"] = {
-            names[number]: {part: int(((labels == number) & (parts == code)).sum()) for code, part in PART_NAMES.items()}
-            for number in sorted(set(labels[labels >= 0].tolist()), key=lambda number: names[number])
+            names[number]: {part: int(((labels == number) & (part_of == code)).sum()) for code, part in PART_NAMES.items()}
+            for number in sorted(set(labels.tolist()), key=lambda number: names[number])
         }
     if facts.entity_counts or facts.n_without_entities:
         out["entities"] = {"rows_without": facts.n_without_entities, "by_type": dict(facts.entity_counts.most_common())}

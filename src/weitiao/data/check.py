@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from weitiao.data.keys import ImageHashes, hashed, input_text
 from weitiao.data.leaks import LeakCounter
 from weitiao.data.near import NearIndex
 from weitiao.data.rows import N_EXAMPLES, Tally, counted
+from weitiao.data.sources import has_several_labels
 from weitiao.data.store import Store, completed
 from weitiao.errors import RowError
 from weitiao.log import progress
-from weitiao.seams import Finding, Record, RowProblem, Task
+from weitiao.seams import Finding, Record, RowProblem, Sample, Task
 
 NEAR = 0.8
 """Overlap of 3-grams from which on two texts are near duplicates."""
@@ -72,11 +73,13 @@ def check_records(store: Store, candidates: tuple[str, ...], task: Task, tally: 
             record = completed(stored, candidates)
             found = task.check_record(record)
             try:
-                refuse_unusable(record, task, [*found, *filter(None, [image_problem(images)])])
+                sample = usable_sample(record, task, [*found, *filter(None, [image_problem(images)])])
             except RowError as err:
                 tally.reject(record.origin, err)
                 facts.add(record, is_kept=False)
             else:
+                if has_several_labels(task) and sample.has_answer:
+                    record = replace(record, labels=tuple(sample.reference), answer=sample.messages[-1].text)
                 kept.append(row)
                 problems.add(record.origin, found)
                 leaks.add(record)
@@ -102,13 +105,16 @@ def _with_images(store: Store, known: dict[Path, ImageFacts]) -> Iterator[tuple[
             yield record, [known[path] for path in record.images]
 
 
-def refuse_unusable(record: Record, task: Task, problems: Sequence[RowProblem]) -> None:
-    """Raise where a record cannot become a sample.
+def usable_sample(record: Record, task: Task, problems: Sequence[RowProblem]) -> Sample:
+    """The sample of a record that has no error.
 
     Args:
         record: with its candidates.
         task: makes the sample.
         problems: what was found in the record.
+
+    Returns:
+        The sample.
 
     Raises:
         RowError: a problem has severity ``error``, or the task makes no sample of the record.
@@ -116,7 +122,7 @@ def refuse_unusable(record: Record, task: Task, problems: Sequence[RowProblem]) 
     for problem in problems:
         if problem.severity == "error":
             raise RowError(problem.message, where=record.origin, hint=problem.hint)
-    task.make_sample(record)
+    return task.make_sample(record)
 
 
 @dataclass(slots=True)

@@ -30,6 +30,8 @@ class Converter:
     group_column: str | None = None
     with_truth: bool = True
     ends_inclusive: bool = False
+    several_labels: bool = False
+    """Whether a row can have several labels. A text that holds them is an answer: its task knows where a label ends."""
 
     def record(self, row: RawRow) -> Record:
         """Turn a row into a record.
@@ -130,15 +132,7 @@ class Converter:
             value = self._needed("answer", row)
             fields["answer"] = None if value is None else json_text_of(value, columns["answer"], row.origin)
             fields.update(self._truth_of_answer(fields["answer"] or ""))
-        if "label" in columns:
-            label = text_of(self._needed("label", row), columns["label"], row.origin).strip()
-            if not label and self.with_truth:
-                raise RejectedRowError("the label is empty", where=row.origin)
-            fields.update({"labels": (label,), "answer": label} if label else {})
-        if "labels" in columns and (value := self._needed("labels", row)) is not None:
-            fields["labels"] = texts_of(value, columns["labels"], row.origin)
-            if not fields["labels"]:
-                fields["answer"] = ""  # that no label fits is an answer too
+        self._add_labels(fields, row)
         if "candidates" in columns:
             fields["candidates"] = texts_of(self._cell("candidates", row), columns["candidates"], row.origin)
         if "entities" in columns and (value := self._needed("entities", row)) is not None:
@@ -149,8 +143,26 @@ class Converter:
                 raise RejectedRowError("there are no captions", where=row.origin)
             fields["captions"] = captions
 
+    def _add_labels(self, fields: dict[str, Any], row: RawRow) -> None:
+        columns = self.found.columns
+        if "label" in columns:
+            label = text_of(self._needed("label", row), columns["label"], row.origin).strip()
+            if self.several_labels:
+                fields["answer"] = label
+            elif not label and self.with_truth:
+                raise RejectedRowError("the label is empty", where=row.origin)
+            else:
+                fields.update({"labels": (label,), "answer": label} if label else {})
+        if "labels" in columns and (value := self._needed("labels", row)) is not None:
+            if self.several_labels and not isinstance(parsed(value), list | tuple):
+                fields["answer"] = text_of(value, columns["labels"], row.origin).strip()
+            else:
+                fields["labels"] = texts_of(value, columns["labels"], row.origin)
+                if not fields["labels"]:
+                    fields["answer"] = ""  # that no label fits is an answer too
+
     def _truth_of_answer(self, answer: str) -> dict[str, Any]:
-        if self.kind == "classification" and answer.strip():
+        if self.kind == "classification" and not self.several_labels and answer.strip():
             return {"labels": (answer.strip(),)}
         if self.kind == "caption" and answer.strip():
             return {"captions": tuple(piece for piece in answer.split(CAPTION_MARK) if piece.strip())}

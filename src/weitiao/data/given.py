@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weitiao.data.check import refuse_unusable
+from weitiao.data.check import usable_sample
 from weitiao.data.convert import Converter
 from weitiao.data.pictures import PictureFinder
 from weitiao.data.rows import RawRow, RejectedRowError
@@ -68,13 +68,14 @@ def read_rows(
 def _read(
     row: Mapping[str, Any], origin: str, section: Data, task: Task, find_image: FindImage, candidates: tuple[str, ...]
 ) -> Sample | RowError:
-    reading = reading_of(section, task.kind, with_truth=False)
+    reading = reading_of(section, task, with_truth=False)
     try:
-        shape = recognise([row], reading.kind, reading.mapping, reading.shape, origin, with_truth=False)
+        several = reading.several_labels
+        shape = recognise([row], reading.kind, reading.mapping, reading.shape, origin, with_truth=False, several_labels=several)
         pictures = GivenPictures(Path(), keep=find_image)
-        record = completed(Converter(shape, reading.kind, pictures, with_truth=False).record(RawRow(origin, row)), candidates)
-        refuse_unusable(record, task, task.check_record(record))
-        return task.make_sample(record)
+        converter = Converter(shape, reading.kind, pictures, with_truth=False, several_labels=several)
+        record = completed(converter.record(RawRow(origin, row)), candidates)
+        return usable_sample(record, task, task.check_record(record))
     except RowError as error:
         return error
     except DataError as error:

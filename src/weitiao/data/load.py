@@ -16,6 +16,7 @@ from weitiao.data.shapes import Recognised
 from weitiao.data.sources import listed, read_source, reading_of
 from weitiao.data.split import TEST, TRAIN, VALID, assign_parts, group_rows, mixed
 from weitiao.data.store import Store, StoredSamples, StoreWriter
+from weitiao.data.values import NO_LABEL, SEPARATORS
 from weitiao.errors import DataError, RowError
 from weitiao.log import progress
 from weitiao.recipe.sections import Data
@@ -86,7 +87,7 @@ def load_samples(section: Data, task: Task, seed: int, *, stops: bool = True) ->
 
 
 def _read_all(section: Data, task: Task, tally: Tally) -> Loaded:
-    reading = reading_of(section, task.kind)
+    reading = reading_of(section, task)
     has_labels = _has_labels_of_its_own(task)
     writer = StoreWriter()
     sources: list[np.ndarray] = []
@@ -103,7 +104,7 @@ def _read_all(section: Data, task: Task, tally: Tally) -> Loaded:
                         writer.add(record)
                         advance(1)
                         if part == TRAIN and not has_labels:
-                            labels.update(_labels(record))
+                            labels.update(_labels(record, several=reading.several_labels))
                     sources.append(np.full(writer.n_rows - n_before, len(weights), dtype=np.int16))
                     weights.append(source.weight)
                     named.append(part)
@@ -123,11 +124,13 @@ def _has_labels_of_its_own(task: Task) -> bool:
         return False
 
 
-def _labels(record: Record) -> Iterator[str]:
+def _labels(record: Record, *, several: bool) -> Iterator[str]:
+    """What a row adds to the candidates of the data set: its types, its label, or each of its several ones."""
     if record.entities is not None:
         yield from (entity.label for entity in record.entities)
     elif not record.candidates:
-        yield from record.labels
+        listed = record.labels or (SEPARATORS.split((record.answer or "").strip()) if several else ())
+        yield from (label for label in listed if not several or label not in ("", NO_LABEL))
 
 
 def _split(section: Data, loaded: Loaded, checked: Checked, seed: int) -> np.ndarray:
@@ -145,7 +148,7 @@ def _split(section: Data, loaded: Loaded, checked: Checked, seed: int) -> np.nda
     parts[free] = assign_parts(
         np.unique(groups[free], return_inverse=True)[1],
         np.frombuffer(facts.input_keys, dtype=np.uint64)[kept][free],
-        np.frombuffer(facts.labels, dtype=np.int32)[kept][free],
+        np.frombuffer(facts.label_sets, dtype=np.int32)[kept][free],
         valid=section.split.valid if section.valid is None else 0.0,
         test=section.split.test if section.test is None else 0.0,
         seed=seed,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from weitiao.data.check import refuse_unusable
+from weitiao.data.check import usable_sample
 from weitiao.data.rows import Tally
 from weitiao.data.shapes import Recognised
 from weitiao.data.sources import read_source, reading_of
@@ -63,10 +63,10 @@ def load_file(path: str | Path, section: Data, task: Task, *, candidates: tuple[
     repeats: dict[int, int] = {}
     try:
         with progress("reading", None) as advance:
-            for record in read_source(Source(path=str(path)), reading_of(wanted, task.kind, with_truth=with_answers), tally, shapes):
+            for record in read_source(Source(path=str(path)), reading_of(wanted, task, with_truth=with_answers), tally, shapes):
                 whole = completed(record, candidates)
                 try:
-                    refuse_unusable(whole, task, task.check_record(whole))
+                    usable_sample(whole, task, task.check_record(whole))
                 except RowError as err:
                     tally.reject(record.origin, err)
                 else:

@@ -117,7 +117,14 @@ class Recognised:
 
 
 def recognise(
-    rows: Sequence[Mapping[str, Any]], kind: str, mapping: Mapping[str, str], shape: str | None, where: str, *, with_truth: bool = True
+    rows: Sequence[Mapping[str, Any]],
+    kind: str,
+    mapping: Mapping[str, str],
+    shape: str | None,
+    where: str,
+    *,
+    with_truth: bool = True,
+    several_labels: bool = False,
 ) -> Recognised:
     """Tell the shape of a file from its first rows.
 
@@ -128,6 +135,7 @@ def recognise(
         shape: the recipe's ``data.shape``; None to try all.
         where: the file, for messages.
         with_truth: whether rows need an answer; without, answers are taken where they are.
+        several_labels: whether a row can have several labels: ``multi-label-text`` is tried first, and a text can hold them.
 
     Returns:
         The first shape that has all it needs.
@@ -139,10 +147,12 @@ def recognise(
     mapping = {name: column for name, column in mapping.items() if with_truth or name not in TRUTHS or column in columns}
     _refuse_unknown_columns(mapping, columns, where)
     names = SHAPES_OF_KIND[kind] if shape is None else (_known_shape(shape, kind),)
+    if several_labels:
+        names = tuple(sorted(names, key=lambda name: name != "multi-label-text"))
     lacking: dict[str, list[str]] = {}
     for required in (True, False) if not with_truth else (True,):
         for name in names:
-            found, lacks = _fit(SHAPES[name], columns, mapping, need_truth=required)
+            found, lacks = _fit(SHAPES[name], columns, mapping, need_truth=required, several_labels=several_labels)
             if not lacks and set(mapping) <= {*SHAPES[name].needs, *SHAPES[name].takes, *ALWAYS}:
                 return Recognised(name, found)
             lacking[name] = lacks or [
@@ -184,7 +194,7 @@ def _known_shape(shape: str, kind: str) -> str:
 
 
 def _fit(
-    shape: Shape, columns: Mapping[str, list[Any]], mapping: Mapping[str, str], *, need_truth: bool
+    shape: Shape, columns: Mapping[str, list[Any]], mapping: Mapping[str, str], *, need_truth: bool, several_labels: bool = False
 ) -> tuple[dict[str, str], list[str]]:
     """Columns for the shape's fields, and the needed fields that have none. A mapped column serves no other field."""
     found = {name: column for name, column in mapping.items() if name in {*shape.needs, *shape.takes, *ALWAYS}}
@@ -195,7 +205,9 @@ def _fit(
             continue
         lowered = {column.lower(): column for column in columns}
         fitting = (
-            lowered[alias] for alias in aliases if alias in lowered and lowered[alias] not in used and _suits(name, columns[lowered[alias]])
+            lowered[alias]
+            for alias in aliases
+            if alias in lowered and lowered[alias] not in used and _suits(name, columns[lowered[alias]], several_labels=several_labels)
         )
         column = next(fitting, None)
         if column is not None:
@@ -206,11 +218,12 @@ def _fit(
     return found, lacks
 
 
-def _suits(name: str, cells: Sequence[Any]) -> bool:
+def _suits(name: str, cells: Sequence[Any], *, several_labels: bool = False) -> bool:
     """Whether most cells of a column can be this field; the few that cannot are rejected later, row by row."""
     if not cells:
         return name not in LISTS or name in ("entities", "candidates", "history")
-    return sum(_is_cell_of(name, cell) for cell in cells) > len(cells) / 2
+    kinds = ("labels", "label") if several_labels and name == "labels" else (name,)
+    return sum(any(_is_cell_of(kind, cell) for kind in kinds) for cell in cells) > len(cells) / 2
 
 
 def _is_cell_of(name: str, cell: Any) -> bool:

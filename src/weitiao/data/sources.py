@@ -17,7 +17,7 @@ from weitiao.data.shapes import Recognised, recognise
 from weitiao.data.spans import has_inclusive_ends
 from weitiao.errors import DataError, RowError
 from weitiao.recipe.sections import Data, Source
-from weitiao.seams import Record
+from weitiao.seams import Record, Task
 
 N_FIRST = 64
 """Rows from which the shape is told."""
@@ -35,13 +35,20 @@ class Reading:
     encoding: str | None
     delimiter: str | None
     with_truth: bool = True
+    several_labels: bool = False
 
 
-def reading_of(section: Data, kind: str, *, with_truth: bool = True) -> Reading:
+def reading_of(section: Data, task: Task, *, with_truth: bool = True) -> Reading:
     """The reading that a recipe asks for."""
     mapping = {str(name): column for name, column in section.columns.items()}
     by = section.split.by if with_truth else None
-    return Reading(kind, mapping, section.shape, by, section.limit, section.encoding, section.delimiter, with_truth)
+    several = has_several_labels(task)
+    return Reading(task.kind, mapping, section.shape, by, section.limit, section.encoding, section.delimiter, with_truth, several)
+
+
+def has_several_labels(task: Task) -> bool:
+    """Whether a row can have several labels, or none: a single label is scored, several are generated."""
+    return task.kind == "classification" and task.answer_mode == "generate"
 
 
 def listed(sources: Source | Sequence[Source] | None) -> list[Source]:
@@ -102,7 +109,15 @@ def read_file(file: RowFile, rows: Iterator[RawRow], reading: Reading, tally: Ta
     if not readable:
         problems = "\n".join(f"{row.origin}: {row.problem}" for row in first[:3])
         raise DataError("none of the first rows can be read", where=str(file.path), hint=problems)
-    shape = recognise(readable, reading.kind, reading.mapping, reading.shape, str(file.path), with_truth=reading.with_truth)
+    shape = recognise(
+        readable,
+        reading.kind,
+        reading.mapping,
+        reading.shape,
+        str(file.path),
+        with_truth=reading.with_truth,
+        several_labels=reading.several_labels,
+    )
     if shape not in found:
         found.append(shape)
     if reading.group_column is not None and not any(reading.group_column in values for values in readable):
@@ -111,7 +126,15 @@ def read_file(file: RowFile, rows: Iterator[RawRow], reading: Reading, tally: Ta
             f"there is no column `{reading.group_column}`, which data.split.by names", where=str(file.path), hint=f"columns: {names}"
         )
     pictures = PictureFinder(file.path.parent, file.beside if isinstance(file, HubFile) else None)
-    converter = Converter(shape, reading.kind, pictures, reading.group_column, reading.with_truth, _inclusive(shape, readable))
+    converter = Converter(
+        shape,
+        reading.kind,
+        pictures,
+        reading.group_column,
+        reading.with_truth,
+        ends_inclusive=_inclusive(shape, readable),
+        several_labels=reading.several_labels,
+    )
     for row in chain(first, rows):
         tally.n_read += 1
         try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from weitiao.data.check import refuse_unusable
+from weitiao.data.check import usable_sample
 from weitiao.data.files import DOCUMENTS, IMAGES, READERS, DataFile
 from weitiao.data.hub import HubFile
 from weitiao.data.image_checks import image_problem, look_at_images
@@ -75,11 +75,11 @@ def stream_file(path: str | Path, section: Data, task: Task, reject: Reject, *, 
             whole = completed(record, candidates)
             problem = image_problem([seen[image] for image in record.images])
             try:
-                refuse_unusable(whole, task, [*task.check_record(whole), *filter(None, [problem])])
+                sample = usable_sample(whole, task, [*task.check_record(whole), *filter(None, [problem])])
             except RowError as err:
                 tally.reject(record.origin, err)
             else:
-                yield task.make_sample(whole)
+                yield sample
     tally.refuse_beyond(1.0)
 
 
@@ -112,8 +112,8 @@ def count_rows(path: str | Path, section: Data, kind: str) -> int:
 
 
 def _records(path: str | Path, section: Data, task: Task, tally: Tally) -> Iterator[Record]:
-    reading = reading_of(section.model_copy(update={"limit": None}), task.kind, with_truth=False)
-    plain = reading_of(section.model_copy(update={"columns": {}, "shape": None}), task.kind, with_truth=False)
+    reading = reading_of(section.model_copy(update={"limit": None}), task, with_truth=False)
+    plain = reading_of(section.model_copy(update={"columns": {}, "shape": None}), task, with_truth=False)
     shapes: list[Recognised] = []
     for file in _files(path, task.kind):
         how = plain if isinstance(file, ImageFolder) else reading
