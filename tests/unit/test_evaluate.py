@@ -236,13 +236,16 @@ def test_labels_are_scored_and_their_probabilities_calibrated_on_other_rows(tmp_
     engine = TableEngine(answers)
     calibration = evaluate.calibrate(engine, task, samples, tmp_path, SECTION, title="calibrating", seed=1)
     assert calibration is not None
-    # 0.7 was said and 0.8 is right: a temperature below 1 makes it so.
-    assert calibration.temperature == pytest.approx(math.log(0.7 / 0.3) / math.log(0.8 / 0.2), abs=0.001)
-    assert json.loads((tmp_path / "calibration.json").read_text())["n"] == 10
+    # 0.7 was said and 0.8 is right: 0.61 would make it so, and ten rows go a part of the way.
+    assert calibration.temperature == pytest.approx(0.8894, abs=0.0002)
+    written = json.loads((tmp_path / "calibration.json").read_text(), parse_constant=pytest.fail)
+    assert evaluate.Calibration.from_json(written) == calibration
+    assert (written["n"], written["thresholds"][0]["reached"]) == (10, None)
     scores = evaluate.measure(engine, task, samples, tmp_path, SECTION, title="answering", seed=1, calibration=calibration)
     assert scores.metrics["accuracy"] == 0.8
     assert scores.details["confidence"]["ece_raw"] == pytest.approx(0.1)
-    assert scores.details["confidence"]["ece"] == pytest.approx(0, abs=0.001)
+    assert scores.details["confidence"]["ece"] == pytest.approx(0.0783, abs=0.0002)
+    assert scores.details["confidence"]["n_valid"] == 10
     first = json.loads((tmp_path / "answers.jsonl").read_text().splitlines()[0])
     assert first["probabilities"] == {"a": 0.7, "b": pytest.approx(0.3)}
     assert first["candidates"] == ["a", "b"]

@@ -1,5 +1,6 @@
 """Metrics against the libraries that define them, on literal rows and on random ones."""
 
+import json
 import random
 
 import numpy as np
@@ -13,6 +14,7 @@ from weitiao.evaluate.confidence import (
     coverage_curve,
     expected_calibration_error,
     fit_calibration,
+    precision_bound,
     reliability,
 )
 from weitiao.recipe.tasks import Classification, Ner, Ocr
@@ -279,18 +281,82 @@ def test_the_temperature_mends_probabilities_that_are_too_sure():
     answers, samples = scored(sure, right)
     calibration = fit_calibration(answers, samples)
     assert calibration.temperature == pytest.approx(2.0, abs=0.15)
+    assert calibration.temperature == pytest.approx(likeliest_temperature(logits, right), rel=0.01), "so many rows outweigh the prior"
     table = confidence_details(answers, samples, calibration)["confidence"]
     assert table["ece"] < 0.02 < table["ece_raw"]
 
 
-def test_thresholds_are_the_lowest_confidence_that_reaches_the_precision():
-    answers, samples = scored([0.99, 0.9, 0.9, 0.8, 0.7], [True, True, True, True, False])
-    calibration = fit_calibration(answers, samples)
-    at_95 = calibration.thresholds[0]
-    assert (at_95.precision, at_95.coverage, at_95.reached) == (0.95, 0.8, 1.0)
+def likeliest_temperature(logits, right):
+    from scipy.optimize import minimize_scalar
+
+    odds = np.where(right, logits, -logits)
+    return float(np.exp(minimize_scalar(lambda log_t: np.logaddexp(0, -odds / np.exp(log_t)).sum(), bounds=(-3, 3), method="bounded").x))
+
+
+@pytest.mark.parametrize(
+    ("n_right", "n_wrong", "temperature"),
+    [(1, 0, 0.9659), (10, 0, 0.7878), (40, 0, 0.6104), (0, 1, 1.3086), (36, 4, 1.0)],
+    ids=["one right", "ten right", "forty right", "one wrong", "as often as said"],
+)
+def test_few_rows_leave_the_temperature_near_one(n_right, n_wrong, temperature):
+    """Rows of 0.9: T solves n·l·(σ(l/T) - share) = 6·(T - 1), where l = ln 9 and share that of the right rows."""
+    answers, samples = scored([0.9] * (n_right + n_wrong), [True] * n_right + [False] * n_wrong)
+    found = fit_calibration(answers, samples).temperature
+    assert found == pytest.approx(temperature, abs=0.0002)
+    n, odds = n_right + n_wrong, np.log(9)
+    assert n * odds * (1 / (1 + np.exp(-odds / found)) - n_right / n) == pytest.approx(6 * (found - 1), abs=0.005)
+
+
+def test_forty_right_rows_neither_run_away_nor_promise_a_precision():
+    draw = np.random.default_rng(8)
+    valid, test = draw.uniform(0.7, 0.99, 40), draw.uniform(0.7, 0.99, 3000)
+    calibration = fit_calibration(*scored(valid, [True] * 40))
+    assert 0.5 < calibration.temperature < 0.7
+    assert [threshold.confidence for threshold in calibration.thresholds] == [None, None, None]
+    rows = scored(test, draw.random(3000) < test)
+    table, run_away = (confidence_details(*rows, chosen)["confidence"] for chosen in (calibration, Calibration(0.05, (), 40)))
+    assert table["ece"] < 0.75 * run_away["ece"]
+    assert table["n_valid"] == 40
+
+
+def test_the_bound_of_a_precision_is_that_of_clopper_and_pearson():
+    from scipy.stats import binomtest
+
+    pairs = [(95, 100), (40, 40), (59, 59), (1, 3)]
+    exact = [binomtest(k, n, alternative="greater").proportion_ci(0.95, "exact").low for k, n in pairs]
+    assert precision_bound(*np.array(pairs).T) == pytest.approx(exact)
+    assert precision_bound(np.array([0]), np.array([5])) == pytest.approx([0.0])
+
+
+def test_thresholds_are_the_lowest_confidence_that_shows_the_precision():
+    """59 right rows show 95 %, 93 with one wrong one do; 92 with one wrong one and 58 right ones do not."""
+    confidences = np.linspace(0.99, 0.6, 110)
+    right = [place not in (60, 100) for place in range(110)]
+    at_95, at_98, at_99 = fit_calibration(*scored(confidences, right)).thresholds
+    assert (at_95.precision, at_95.coverage, at_95.reached) == (0.95, 100 / 110, 99 / 100)
+    assert (at_98.confidence, at_98.coverage, at_98.reached) == (None, 0.0, None)
+    assert at_99.confidence is None
+    assert fit_calibration(*scored(confidences[:59], right[:59])).thresholds[0].coverage == 1.0
+    assert fit_calibration(*scored(confidences[:58], right[:58])).thresholds[0].confidence is None
+
+
+def test_thresholds_of_validation_rows_are_tried_on_test_rows():
+    calibration = Calibration(1.0, (Threshold(0.95, 0.8, 0.7, 0.99), Threshold(0.98, 0.95, 0.2, 1.0)), 200)
     table = confidence_details(*scored([0.99, 0.6, 0.9], [False, True, True]), calibration)["confidence"]
-    assert table["coverage"][0]["test"] == {"coverage": pytest.approx(2 / 3), "precision": 0.5, "n": 2}
-    assert [row["precision"] for row in table["coverage"]] == [0.95, 0.98, 0.99]
+    assert table["coverage"][0] == {
+        "precision": 0.95,
+        "confidence": 0.8,
+        "valid": {"coverage": 0.7, "precision": 0.99},
+        "test": {"coverage": pytest.approx(2 / 3), "precision": 0.5, "n": 2},
+    }
+    assert [row["precision"] for row in table["coverage"]] == [0.95, 0.98]
+
+
+def test_a_calibration_is_json_and_is_read_back():
+    calibration = Calibration(1.5, (Threshold(0.95, 0.8, 0.7, 0.99), Threshold(0.99, None, 0.0, None)), 200)
+    text = json.dumps(calibration.as_json(), allow_nan=False)
+    assert Calibration.from_json(json.loads(text)) == calibration
+    assert Calibration.from_json(json.loads(text.replace("null", "NaN"))) == calibration
 
 
 def test_the_coverage_curve_goes_from_the_surest_rows_to_all():
@@ -301,9 +367,9 @@ def test_the_coverage_curve_goes_from_the_surest_rows_to_all():
 
 
 def test_equal_confidences_are_not_told_apart():
-    answers, samples = scored([0.9, 0.9, 0.9, 0.9], [True, True, True, False])
+    answers, samples = scored([0.9] * 100, [True] * 90 + [False] * 10)
     assert fit_calibration(answers, samples).thresholds[0].confidence is None
-    unreachable = Calibration(1.0, (Threshold(0.95, None, 0.0, float("nan")),), 4)
+    unreachable = Calibration(1.0, (Threshold(0.95, None, 0.0, None),), 100)
     row = confidence_details(answers, samples, unreachable)["confidence"]["coverage"][0]
     assert row["test"] == {"coverage": 0.0, "precision": None, "n": 0}
 

@@ -149,8 +149,19 @@ def test_classification_shows_classes_confusion_and_coverage(tmp_path: Path) -> 
     assert "95.0 % 47.1 % 98.5 % 94.9 % 99.0 %" in text
     assert "99.0 % not reached 0.0 % – 0.0 %" in text
     assert "tuned is 69 % sure of 体育, 31 % sure of 财经" in text, "0.75 at a temperature of 1.37"
+    assert "for a wanted precision it decides those that reach the confidence. That was chosen on validation rows as the lowest one" in text
     assert "Coverage and precision Share of right answers among the rows decided" in text
     assert "chosen on validation rows: 0.949 at 0.985" in text
+
+
+def test_rows_that_the_calibration_was_chosen_on_are_counted(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "classification")
+    scores = json.loads((run / "tuned" / "scores.json").read_text(encoding="utf-8"))
+    scores["details"]["confidence"]["n_valid"] = 1234
+    (run / "tuned" / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
+    text = page_of(run).text
+    assert "temperature 1.37, chosen on 1,234 validation rows)." in text
+    assert "That was chosen on 1,234 validation rows as the lowest one from which on they show the precision with 95 % certainty" in text
 
 
 def test_training_rows_that_look_wrong(tmp_path: Path) -> None:

@@ -141,5 +141,5 @@ def load_scores(folder: Path, task: Task) -> Scores | None:
 def _write(path: Path, value: Any) -> None:
     """Write JSON in one step: the file is the old one or the new one, never half of it."""
     new = path.with_name(f"{path.name}.new")
-    new.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
+    new.write_text(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False), encoding="utf-8")
     new.replace(path)

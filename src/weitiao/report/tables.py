@@ -136,7 +136,8 @@ def _confidence(before: Any, after: Any) -> list[Table | Chart]:
         note += f" Expected calibration error {figure('ece', content.get('ece'))}"
         temperature = content.get("temperature")
         if temperature:
-            note += f" (before calibration {figure('ece', content.get('ece_raw'))}, temperature {number(temperature)})"
+            chosen = f", chosen on {n:,} validation rows" if (n := content.get("n_valid")) else ""
+            note += f" (before calibration {figure('ece', content.get('ece_raw'))}, temperature {number(temperature)}{chosen})"
         found.append(Chart("Reliability", note + ".", drawing))
     found.extend(_coverage_plot(content))
     rows = []
@@ -148,9 +149,10 @@ def _confidence(before: Any, after: Any) -> list[Table | Chart]:
         cells.extend([_share(test.get("coverage"), "tuned"), _share(test.get("precision"), ""), _share(valid.get("coverage"), "")])
         rows.append(tuple(cells))
     if rows:
+        on = f"{content['n_valid']:,} validation rows" if content.get("n_valid") else "validation rows"
         note = (
-            "How many rows the model can decide alone: for a wanted precision it decides those that reach the confidence,"
-            " which was chosen on validation rows."
+            "How many rows the model can decide alone: for a wanted precision it decides those that reach the confidence. That was chosen"
+            f" on {on} as the lowest one from which on they show the precision with 95 % certainty; few rows cannot show a high one."
         )
         columns = ("wanted precision", "from confidence", "decided (test)", "right of these (test)", "decided (validation)")
         found.append(Table("Coverage", note, columns, tuple(rows)))
