@@ -61,7 +61,7 @@ def run_recipe(recipe: Recipe, path: Path, mode: runs.Mode = "new") -> RunSummar
     with run.recording(recipe), track.open_tracker(recipe.track, run.path, run.path.name) as tracker:
         job, base = _begin(run, recipe, tracker)  # data, model, tokens
         before = _measure(job, "baseline", base)
-        trained = _train(job, base, before)  # from here on `base` is not used again
+        trained = _train(job, base)  # from here on `base` is not used again
         after = _measure(job, "tuned", trained.model)
         records.search_suspects(run, trained, job.renderer, job.limit, job.task, job.samples.train, recipe)
         comparison = evaluate.compare(before, after, job.task, recipe.evaluate.n_bootstrap, recipe.run.seed)
@@ -76,6 +76,7 @@ def _begin(run: runs.Run, recipe: Recipe, tracker: Tracker) -> tuple[Job, Loaded
     tracker.settings(recipe.model_dump(mode="json"))
     task = tasks.make_task(recipe.task, recipe.data.system)
     samples = data.load_samples(recipe.data, task, recipe.run.seed)  # read, recognise, audit, split
+    _refuse_unknown_metric(recipe, task, samples)
     model.check_memory(recipe.model, recipe.train.optim)
     base = model.load_base(recipe.model)
     renderer = chat.make_renderer(base.processor, recipe.chat, recipe.encode.keep)  # the only place where roles become tokens
@@ -103,7 +104,7 @@ def train_recipe(recipe: Recipe, path: Path, mode: runs.Mode = "new") -> TrainRe
     run = runs.open_run(path, mode)
     with run.recording(recipe), track.open_tracker(recipe.track, run.path, run.path.name) as tracker:
         job, base = _begin(run, recipe, tracker)
-        return _train(job, base, evaluate.NOTHING)
+        return _train(job, base)
 
 
 # ---- stages -----------------------------------------------------------------------------------------------------------
@@ -127,16 +128,19 @@ def _measure(job: Job, name: str, answering: LoadedModel) -> Scores:
     )
 
 
-def _train(job: Job, base: LoadedModel, before: Scores) -> TrainResult:
-    """Tune the base in place, keep the best checkpoint, and record what that took."""
+def _train(job: Job, base: LoadedModel) -> TrainResult:
+    """Tune the base in place, keep the best checkpoint, and record what that took. A resumed run keeps what is trained to its end."""
     run, recipe = job.run, job.recipe
     tunable = model.attach_tuning(base, recipe.model.tuning, recipe.run.seed)
     records.record_parameters(run, tunable)
+    taken = records.finished_training(run)
+    if taken:
+        return TrainResult(model=model.restore_weights(tunable, run.path / "best"), checkpoint=run.path / "best", **taken)
     trained = train.run_training(
         tunable,
         steps_of(job.encoded, recipe),
         recipe.train,
-        _hooks(job, tunable, _selecting_metric(job, before)),
+        _hooks(job, tunable),
         folder=run.folder("checkpoints"),
         best=run.path / "best",
         seed=recipe.run.seed,
@@ -171,8 +175,9 @@ def steps_of(encoded: EncodedSet, recipe: Recipe) -> encode.StepPlan:
     )
 
 
-def _hooks(job: Job, tunable: LoadedModel, metric: str) -> train.TrainHooks:
+def _hooks(job: Job, tunable: LoadedModel) -> train.TrainHooks:
     recipe, task, valid = job.recipe, job.task, job.samples.valid
+    metric = recipe.evaluate.select_by or task.default_metric
     chosen = random.Random(recipe.run.seed).sample(range(len(valid)), min(len(valid), recipe.evaluate.n_valid))
     rows = [valid[i] for i in sorted(chosen)]
     engine = infer.make_engine(tunable, job.renderer, recipe.evaluate.batch_size, job.limit)
@@ -201,12 +206,11 @@ def _hooks(job: Job, tunable: LoadedModel, metric: str) -> train.TrainHooks:
     )
 
 
-def _selecting_metric(job: Job, before: Scores) -> str:
-    metric = job.recipe.evaluate.select_by or job.task.default_metric
-    if before.metrics and metric not in before.metrics:
-        known = ", ".join(before.metrics)
-        raise RecipeError(f"the task has no metric `{metric}`", where="evaluate.select_by", hint=f"choose one of {known}")
-    return metric
+def _refuse_unknown_metric(recipe: Recipe, task: Task, samples: SampleSet) -> None:
+    metric, rows = recipe.evaluate.select_by, samples.valid or samples.train
+    known = evaluate.metric_names(task, rows[0]) if metric else ()
+    if metric and metric not in known:
+        raise RecipeError(f"the task has no metric `{metric}`", where="evaluate.select_by", hint=f"choose one of {', '.join(known)}")
 
 
 def _checkpoint_facts(job: Job, tunable: LoadedModel) -> model.CheckpointFacts:

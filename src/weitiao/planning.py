@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -75,10 +74,13 @@ def plan_recipe(recipe: Recipe, *, measure: bool = False) -> Plan:
     outlined, device = model.outline(recipe.model), model.pick_device(recipe.model.device)
     steps = pipeline.steps_of(encoded, recipe)
     sizes = [[len(row.input_ids) for row in steps.step(0, index)] for index in range(len(steps))]
-    n_steps = recipe.train.max_steps or math.ceil(len(steps) * recipe.train.num_train_epochs)
+    n_steps = train.number_of_steps(recipe.train, len(steps))
     n_total, n_trainable = model.count_parameters(outlined.network)
     parts = {"libraries": model.LIBRARIES_BYTES, **model.parameter_bytes(outlined.network, recipe.train.optim)}
-    parts["activations"] = train.kept_bytes_per_token(outlined.network) * max(max(step) for step in sizes)
+    largest = max(max(step) for step in sizes)
+    free = train.free_bytes(device) - parts["libraries"] - parts["weights"]
+    recompute = recipe.train.gradient_checkpointing or train.must_recompute(outlined.network, largest, recipe.train.optim, free)
+    parts["activations"] = train.kept_bytes_per_token(outlined.network, recompute=recompute) * largest
     parts["workspace"] = train.WORKSPACE_BYTES
     computed = sum(map(sum, sizes))
     if measure:

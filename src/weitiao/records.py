@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from weitiao import evaluate, infer, model, runs
 from weitiao.log import logger
 from weitiao.recipe import Recipe
 from weitiao.seams import LoadedModel, Renderer, Sample, Task, TrainResult
 
+TAKEN = ("n_steps", "best_step", "best_metric", "seconds", "tokens_per_second", "peak_memory_bytes")
+"""What is kept of a ``TrainResult`` in ``run.json``."""
 SUSPECT_SHARE = 0.1
 """Of the training time: what the search for wrong rows may take."""
 SUSPECT_SECONDS = 10.0
@@ -39,8 +42,7 @@ def record_training(run: runs.Run, trained: TrainResult, recipe: Recipe, task: T
         task: names the metric that chose the checkpoint where the recipe does not.
     """
     n_total, n_trainable = model.count_parameters(trained.model.network)
-    taken = ("n_steps", "best_step", "best_metric", "seconds", "tokens_per_second", "peak_memory_bytes")
-    facts = {name: getattr(trained, name) for name in taken}
+    facts = {name: getattr(trained, name) for name in TAKEN}
     facts["select_by"] = recipe.evaluate.select_by or task.default_metric
     losses = [event["loss"] for event in run.rows("events")]
     checked = run.rows("evaluations") if (run.path / "evaluations.jsonl").exists() else []
@@ -51,6 +53,19 @@ def record_training(run: runs.Run, trained: TrainResult, recipe: Recipe, task: T
         *(trained.n_steps, trained.seconds, facts["validation_seconds"], 100 * facts["validation_seconds"] / max(trained.seconds, 1e-9)),
         *(trained.tokens_per_second, losses[0], losses[-1]),
     )
+
+
+def finished_training(run: runs.Run) -> Mapping[str, Any] | None:
+    """What training took, where a resumed run was trained to its end before.
+
+    Args:
+        run: of any mode.
+
+    Returns:
+        The fields of ``TrainResult`` besides model and checkpoint; None where there is training left to do.
+    """
+    known = run.read("run").get("training") if run.mode == "resume" and (run.path / "best").is_dir() else None
+    return {name: known[name] for name in TAKEN} if known else None
 
 
 def search_suspects(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -152,8 +153,12 @@ def test_a_killed_run_goes_on_to_the_last_bit(tiny_qwen3: Path, tmp_path: Path) 
     print(child.communicate())
     assert child.returncode == -signal.SIGKILL
     rest = Notes()
-    train_tiny(tiny_qwen3, second, section, notes=rest, resume=True)
+    newest = max((second / "checkpoints").glob("step-*[0-9]"), key=lambda path: int(path.name.removeprefix("step-")))
+    spent = json.loads((newest / "spent.json").read_text(encoding="utf-8"))
+    result = train_tiny(tiny_qwen3, second, section, notes=rest, resume=True)
     assert 0 < len(rest.logged) < 18
+    assert result.seconds > spent["seconds"] > spent["compute_seconds"] > 0
+    assert rest.logged[0]["seconds"] > spent["compute_seconds"]
     wanted = {entry["step"]: (entry["loss"], entry["grad_norm"], entry["learning_rate"]) for entry in whole.logged}
     assert {entry["step"]: (entry["loss"], entry["grad_norm"], entry["learning_rate"]) for entry in rest.logged} == {
         step: values for step, values in wanted.items() if step >= rest.logged[0]["step"]

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from weitiao import pipeline
+from weitiao.errors import RecipeError
 from weitiao.recipe import load_recipe
 
 N_ROWS, N_PLANTED = 150, 6
@@ -89,3 +90,25 @@ def test_without_test_rows_only_the_tuned_model_is_calibrated(run: Path, tmp_pat
     pipeline.run_recipe(load_recipe(run.parent / "recipe.yaml", overrides), tmp_path / "run")
     assert not (tmp_path / "run" / "baseline" / "calibration.json").exists()
     assert (tmp_path / "run" / "tuned" / "calibration.json").exists()
+
+
+def test_a_run_that_was_trained_to_its_end_is_not_trained_on(run: Path, tmp_path: Path) -> None:
+    overrides = ["train.early_stopping_patience=1", "train.eval_steps=4", f"data.train.path={run.parent / 'rows.jsonl'}"]
+    recipe = load_recipe(run.parent / "recipe.yaml", [*overrides, "train.learning_rate=1e-9"])
+    pipeline.run_recipe(recipe, tmp_path / "run")
+    before = {name: (tmp_path / "run" / name).read_text(encoding="utf-8") for name in ("events.jsonl", "evaluations.jsonl")}
+    training = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["training"]
+    assert training["n_steps"] == 8, "two evaluations, the second no better"
+    pipeline.run_recipe(recipe, tmp_path / "run", "resume")
+    after = {name: (tmp_path / "run" / name).read_text(encoding="utf-8") for name in before}
+    assert (after["events.jsonl"], after["evaluations.jsonl"]) == (before["events.jsonl"], before["evaluations.jsonl"])
+    assert json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["training"] == training
+
+
+def test_a_metric_that_the_task_does_not_have_is_told_before_anything_is_loaded(run: Path, tmp_path: Path) -> None:
+    data = f"data.train.path={run.parent / 'rows.jsonl'}"
+    for more in ([], ["data.split={valid: 0.1, test: 0}"]):
+        recipe = load_recipe(run.parent / "recipe.yaml", [data, "evaluate.select_by=acuracy", "model.path=/no/such/model", *more])
+        with pytest.raises(RecipeError, match=r"evaluate.select_by: the task has no metric `acuracy`") as caught:
+            pipeline.run_recipe(recipe, tmp_path / f"run{len(more)}")
+        assert caught.value.hint.startswith("choose one of accuracy, macro_f1")

@@ -49,6 +49,6 @@ def _show(planned: Plan) -> None:
     table.add_row("peak", size(planned.peak_bytes), style="bold")
     table.add_row("this device", size(planned.device_bytes))
     stderr_console().print(table)
-    say(f"training time, {source}: {duration(planned.seconds)}; answering rows before and after comes on top")
+    say(f"training time, {source}: {duration(planned.seconds)}; answering rows before, meanwhile and after comes on top")
     if planned.peak_bytes > planned.device_bytes:
         say("this does not fit: lower train.micro_batch_tokens or encode.max_tokens, or tune with model.tuning.kind=lora")

@@ -9,7 +9,7 @@ from weitiao.evaluate.answers import ask
 from weitiao.evaluate.confidence import Calibration
 from weitiao.evaluate.measure import NOTHING, calibrate, compare, load_scores, measure
 from weitiao.evaluate.questions import answer_questions
-from weitiao.evaluate.score import comparison_json, scores_json
+from weitiao.evaluate.score import comparison_json, metric_names, scores_json
 from weitiao.evaluate.suspects import find_suspects
 
 __all__ = [
@@ -23,5 +23,6 @@ __all__ = [
     "find_suspects",
     "load_scores",
     "measure",
+    "metric_names",
     "scores_json",
 ]

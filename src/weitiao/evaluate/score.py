@@ -59,6 +59,21 @@ def score(
     )
 
 
+def metric_names(task: Task, sample: Sample) -> tuple[str, ...]:
+    """The metrics that a task gives.
+
+    Args:
+        task: any.
+        sample: any row of it.
+
+    Returns:
+        Their names, as for an empty answer to the row.
+    """
+    scorer, answer = task.for_rows([sample]), Answer("", 1, 1, "stop", nll=0.0, n_scored_tokens=1)
+    counts = row_counts(scorer, [sample], [answer], [scorer.parse(answer, sample)])
+    return tuple(totals(counts, scorer.metrics))
+
+
 def _overlooked(predictions: Sequence[Prediction]) -> dict[str, Any]:
     """How many answers had what forgiven, were flagged for what, and could not be read."""
     table: dict[str, dict[str, int]] = {"forgiven": {}, "flags": {}}

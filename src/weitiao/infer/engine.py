@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
@@ -24,7 +25,7 @@ from weitiao.infer.batches import (
 from weitiao.infer.cache import SlotCache
 from weitiao.infer.constrain import Grammars
 from weitiao.infer.labels import LabelTokens, distinct_candidates, score_batch
-from weitiao.infer.likelihood import likelihood_batch
+from weitiao.infer.likelihood import joined, likelihood_batch
 from weitiao.infer.network import PlainReader, Reader, plain_network, read_prefix
 from weitiao.infer.packed import PackedReader, can_pack, packed_bytes
 from weitiao.infer.speculation import Speculation, Tally
@@ -224,10 +225,11 @@ class EmbeddedEngine:
         """Score each sample's own answers, those that training would train.
 
         Args:
-            samples: whole conversations, each with its answer.
+            samples: whole conversations, each with its answer. A document, one assistant message, is read in pieces of the longest
+                prompt, as it is trained: each piece by itself, its first token not scored.
 
         Yields:
-            ``(index, answer)`` batch by batch; ``nll`` in nats, summed over the ``n_new_tokens`` tokens that are scored.
+            ``(index, answer)`` as samples are done; ``nll`` in nats, summed over the ``n_new_tokens`` tokens that are scored.
 
         Raises:
             RowError: a sample has no answer, or cannot be shortened enough.
@@ -235,19 +237,35 @@ class EmbeddedEngine:
         """
         if not samples:
             return
-        rows, trained = [], []
+        reader = self._open_reader()
+        rows: list[Prompt] = []
+        trained: list[Sequence[bool]] = []
+        owners: list[int] = []
         for i, sample in enumerate(samples):
             try:
                 rendered = self._renderer.conversation(sample.messages, self._max_prompt_tokens)
             except RowError as error:
                 raise RowError(error.what, where=sample.origin, hint=error.hint) from error
-            rows.append(Prompt(i, sample, rendered.input_ids, rendered.pictures))
-            trained.append(rendered.trained)
-        reader = self._open_reader()
+            n_tokens = len(rendered.input_ids)
+            width = self._piece(reader) if len(sample.messages) == 1 else n_tokens
+            for start in range(0, max(1, n_tokens), max(1, width)):
+                rows.append(Prompt(len(rows), sample, rendered.input_ids[start : start + width], rendered.pictures))
+                trained.append(rendered.trained[start : start + width])
+                owners.append(i)
         check_lengths(rows, 0, reader.config)
         slots = reader.new_cache()
+        n_left, parts = Counter(owners), defaultdict[int, list[Answer]](list)
         for batch in self._batches(slots, reader, rows, 0):
-            yield from likelihood_batch(reader, slots, batch, [trained[row.index] for row in batch], self._vision)
+            for place, answer in likelihood_batch(reader, slots, batch, [trained[row.index] for row in batch], self._vision):
+                index = owners[place]
+                parts[index].append(answer)
+                if len(parts[index]) == n_left[index]:
+                    yield index, joined(parts.pop(index))
+
+    def _piece(self, reader: Reader) -> int:
+        """Tokens of a piece of a document."""
+        positions = int(reader.config.get_text_config().max_position_embeddings)
+        return min(self._max_prompt_tokens or positions, positions)
 
     def _step_batch(self, reader: Reader, *, patient: bool) -> StepBatch:
         parts = (reader, self._renderer, self._grammars, self._vision, self._speculation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -46,3 +47,22 @@ def likelihood_batch(
         (row.index, Answer("", len(row.token_ids) - len(log_probs), len(log_probs), "stop", nll=-float(log_probs.double().sum())))
         for row, log_probs in zip(rows, torch.split(found, counts), strict=True)
     ]
+
+
+def joined(pieces: Sequence[Answer]) -> Answer:
+    """The likelihood of a document from that of its pieces.
+
+    Args:
+        pieces: at least one.
+
+    Returns:
+        Their sums of ``nll`` and tokens.
+    """
+    if len(pieces) == 1:
+        return pieces[0]
+    return replace(
+        pieces[0],
+        nll=sum(piece.nll or 0.0 for piece in pieces),
+        n_prompt_tokens=sum(piece.n_prompt_tokens for piece in pieces),
+        n_new_tokens=sum(piece.n_new_tokens for piece in pieces),
+    )

@@ -102,11 +102,15 @@ def check_memory(section: Model, optim: str = "adamw") -> None:
     if needed <= total:
         return
     lora = section.model_copy(update={"tuning": LoraTuning()})
-    smaller = not isinstance(section.tuning, FullTuning) or _needed(lora, optim) > total
+    hint = "take a smaller model"
+    if isinstance(section.tuning, FullTuning) and _needed(section, "adafactor") <= total:
+        hint = "an optimizer that keeps next to nothing would fit: train.optim=adafactor; so would LoRA: model.tuning.kind=lora"
+    elif isinstance(section.tuning, FullTuning) and _needed(lora, optim) <= total:
+        hint = "LoRA would fit: model.tuning.kind=lora"
     raise RecipeError(
         f"training needs {needed / 1e9:.1f} GB for weights, gradients and optimizer alone; this device has {total / 1e9:.1f} GB",
         where="model",
-        hint="take a smaller model" if smaller else "LoRA would fit: model.tuning.kind=lora",
+        hint=hint,
     )
 
 

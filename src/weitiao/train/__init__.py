@@ -5,8 +5,18 @@ paths, each equal to the plain one. ``arguments.py`` alone knows ``TrainingArgum
 needs of them is handed to it as ``TrainHooks``.
 """
 
+from weitiao.train.arguments import number_of_steps
 from weitiao.train.fast import fast_paths
 from weitiao.train.loop import TrainHooks, run_training
-from weitiao.train.memory import WORKSPACE_BYTES, kept_bytes_per_token
+from weitiao.train.memory import WORKSPACE_BYTES, free_bytes, kept_bytes_per_token, must_recompute
 
-__all__ = ["WORKSPACE_BYTES", "TrainHooks", "fast_paths", "kept_bytes_per_token", "run_training"]
+__all__ = [
+    "WORKSPACE_BYTES",
+    "TrainHooks",
+    "fast_paths",
+    "free_bytes",
+    "kept_bytes_per_token",
+    "must_recompute",
+    "number_of_steps",
+    "run_training",
+]

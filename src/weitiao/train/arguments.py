@@ -13,6 +13,19 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 
+def number_of_steps(section: Train, n_steps_per_epoch: int) -> int:
+    """Optimizer steps of a training.
+
+    Args:
+        section: the recipe's ``train``.
+        n_steps_per_epoch: of the plan.
+
+    Returns:
+        At least 1.
+    """
+    return section.max_steps or max(1, round(n_steps_per_epoch * section.num_train_epochs))
+
+
 def training_arguments(
     section: Train,
     names: frozenset[str],
@@ -42,7 +55,7 @@ def training_arguments(
     from transformers import TrainingArguments
 
     by_library = recompute and "fused_mlp" not in names
-    n_steps = section.max_steps or max(1, round(n_steps_per_epoch * section.num_train_epochs))
+    n_steps = number_of_steps(section, n_steps_per_epoch)
     return TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=section.num_train_epochs,

@@ -6,6 +6,7 @@ that chooses ``best/``, and a stop that leaves something to go on from.
 
 from __future__ import annotations
 
+import json
 import math
 import resource
 import shutil
@@ -13,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,11 @@ from weitiao.train.arguments import training_arguments
 from weitiao.train.fast import fast_layers, fast_paths, has_answers_only_layer
 from weitiao.train.head import chunked_head_loss
 from weitiao.train.interrupt import StopFlag, stop_on_signals
-from weitiao.train.memory import must_recompute
+from weitiao.train.memory import free_bytes, must_recompute
 from weitiao.train.segments import micro_batch, segmented
+
+SPENT = "spent.json"
+"""In a checkpoint: what training had taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,8 @@ def run_training(
     """
     device = model.network.device
     names = fast_paths(section, device.type)
-    recompute = section.gradient_checkpointing or must_recompute(model.network, steps.micro_batch_tokens, section.optim)
+    free = free_bytes(device)
+    recompute = section.gradient_checkpointing or must_recompute(model.network, steps.micro_batch_tokens, section.optim, free)
     arguments = training_arguments(section, names, folder, len(steps), device, model.dtype, seed, recompute=recompute)
     newest = newest_checkpoint(folder) if resume else None
     with ExitStack() as stack:
@@ -83,9 +88,10 @@ def run_training(
         reporter = _Reporter(hooks.log, flag, advance)
         trainer = _SegmentTrainer(model.network, model.vision, arguments, steps, hooks, section, names, best, reporter)
         trainer.recompute = recompute
-        started = time.monotonic()
+        if newest:
+            trainer.clock.spent = _Spent.read(newest)
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
-        seconds = time.monotonic() - started
+        spent = trainer.clock.until_now()
     if flag.is_set:
         raise KeyboardInterrupt(f"after step {trainer.state.global_step}; a checkpoint was saved")
     if trainer.state.best_global_step is None:
@@ -96,8 +102,8 @@ def run_training(
         best_step=trainer.state.best_global_step or trainer.state.global_step,
         best_metric=trainer.state.best_metric,
         n_steps=trainer.state.global_step,
-        seconds=seconds,
-        tokens_per_second=trainer.n_tokens / max(trainer.compute_seconds, 1e-9),
+        seconds=spent.seconds,
+        tokens_per_second=spent.n_tokens / max(spent.compute_seconds, 1e-9),
         peak_memory_bytes=peak_memory_bytes(device),
     )
 
@@ -128,6 +134,43 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+@dataclass(slots=True)
+class _Spent:
+    """What training took so far, in all processes that went on from each other's checkpoints."""
+
+    seconds: float = 0.0
+    """From beginning to end, validation included."""
+    compute_seconds: float = 0.0
+    """Of the steps: forward, backward and optimizer."""
+    n_tokens: int = 0
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> _Spent:
+        """What had been spent when a checkpoint was saved; nothing where it does not say."""
+        path = checkpoint / SPENT
+        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else cls()
+
+
+class _Clock(TrainerCallback):
+    """Times steps from the first forward pass to the updated weights."""
+
+    def __init__(self) -> None:
+        self.spent = _Spent()
+        self.step_tokens = 0
+        self._started = self._step_started = time.monotonic()
+
+    def until_now(self) -> _Spent:
+        """What training took so far."""
+        return replace(self.spent, seconds=self.spent.seconds + time.monotonic() - self._started)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        self._step_started = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        self.spent.n_tokens += self.step_tokens
+        self.spent.compute_seconds += time.monotonic() - self._step_started
 
 
 class _StepData(torch.utils.data.Dataset[list[EncodedRow]]):
@@ -167,9 +210,9 @@ class _SegmentTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.hooks, self.section, self.best, self.folder = hooks, section, best, Path(arguments.output_dir)
         self.names, self.vision, self.recompute = names, vision, False
-        self.n_tokens = self.n_supervised = 0
-        self.compute_seconds = 0.0
-        self.step_tokens = self.step_supervised = 0
+        self.clock = _Clock()
+        self.add_callback(self.clock)
+        self.step_supervised = 0
 
     def get_train_dataloader(self) -> Any:
         """One step after another; rows were dealt and shuffled by the plan."""
@@ -178,7 +221,6 @@ class _SegmentTrainer(Trainer):
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:  # noqa: ARG002
         """Forward and backward of one optimizer step, ``inputs`` being its rows; the loss is the mean over its trained tokens."""
-        started = time.monotonic()
         model.train()
         n_supervised = sum(_n_targets(row) for row in inputs)
         total = torch.zeros((), device=self.args.device)
@@ -195,9 +237,7 @@ class _SegmentTrainer(Trainer):
                 f"the loss is {total.item()} at step {self.state.global_step + 1}",
                 hint=f"lower train.learning_rate; the last good checkpoint is {newest_checkpoint(self.folder) or 'the base model'}",
             )
-        self.step_tokens, self.step_supervised = sum(len(row.input_ids) for row in inputs), n_supervised
-        self.n_tokens += self.step_tokens
-        self.compute_seconds += time.monotonic() - started
+        self.clock.step_tokens, self.step_supervised = sum(len(row.input_ids) for row in inputs), n_supervised
         return total
 
     def _summed_loss(self, model: Any, row: EncodedRow) -> torch.Tensor:
@@ -222,7 +262,8 @@ class _SegmentTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add what a step saw to the Trainer's numbers."""
         if "loss" in logs:
-            logs = logs | {"tokens": self.step_tokens, "supervised_tokens": self.step_supervised, "seconds": round(self.compute_seconds, 3)}
+            seconds = round(self.clock.spent.compute_seconds, 3)
+            logs = logs | {"tokens": self.clock.step_tokens, "supervised_tokens": self.step_supervised, "seconds": seconds}
         super().log(logs, start_time)
 
     def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:  # noqa: ARG002
@@ -256,6 +297,7 @@ class _SegmentTrainer(Trainer):
         self._save_rng_state(str(partial))
         self.state.stateful_callbacks = {"TrainerControl": self.control.state()}  # type: ignore[assignment]  # a dict, whatever it is annotated
         self.state.save_to_json(str(partial / "trainer_state.json"))
+        (partial / SPENT).write_text(json.dumps(asdict(self.clock.until_now())), encoding="utf-8")
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
         old = sorted(final.parent.glob("step-*[0-9]"), key=lambda path: int(path.name.removeprefix("step-")))

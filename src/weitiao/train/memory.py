@@ -15,13 +15,14 @@ WORKSPACE_BYTES = 600_000_000
 """The head's logits and one layer's gradients."""
 
 
-def must_recompute(network: Any, n_tokens: int, optim: str = "adamw") -> bool:
+def must_recompute(network: Any, n_tokens: int, optim: str, free: int) -> bool:
     """Whether a micro-batch's activations would not fit beside gradients and optimizer state.
 
     Args:
-        network: the tuned network, already on its device.
+        network: the tuned network; its weights may be on ``meta``.
         n_tokens: of the largest micro-batch.
         optim: as in the recipe.
+        free: bytes that nothing uses yet once the weights are loaded.
 
     Returns:
         True where the MLP's inner activations, about two thirds of all, have to be computed again in the backward pass.
@@ -29,7 +30,6 @@ def must_recompute(network: Any, n_tokens: int, optim: str = "adamw") -> bool:
     trained = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters() if parameter.requires_grad)
     # Gradients, and AdamW's two averages; Adafactor's take a thousandth of that.
     needed = (3 if optim == "adamw" else 1) * trained + n_tokens * kept_bytes_per_token(network) + WORKSPACE_BYTES
-    free = free_bytes(network.device)
     if needed <= SHARE_OF_FREE * free:
         return False
     logger.info(
@@ -38,11 +38,12 @@ def must_recompute(network: Any, n_tokens: int, optim: str = "adamw") -> bool:
     return True
 
 
-def kept_bytes_per_token(network: Any) -> int:
-    """What the fused functions keep of a token in all layers when nothing is recomputed.
+def kept_bytes_per_token(network: Any, *, recompute: bool = False) -> int:
+    """What the fused functions keep of a token in all layers.
 
     Args:
         network: the tuned network.
+        recompute: whether the MLP's inner activations are computed again in the backward pass.
 
     Returns:
         Bytes.
@@ -51,7 +52,8 @@ def kept_bytes_per_token(network: Any) -> int:
     heads, groups = config.num_attention_heads, config.num_key_value_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     attention = 2 * config.hidden_size + head_size * (2 * heads + 2 * groups)
-    return int(config.num_hidden_layers * (attention + 2 * config.intermediate_size) * torch.finfo(network.dtype).bits // 8)
+    mlp = 0 if recompute else 2 * config.intermediate_size
+    return int(config.num_hidden_layers * (attention + mlp) * torch.finfo(network.dtype).bits // 8)
 
 
 def free_bytes(device: torch.device) -> int:
