@@ -417,3 +417,27 @@ def test_openvino_says_how_to_get_its_converter(lora_run: Path, monkeypatch: pyt
     with pytest.raises(ExportError, match="optimum-intel is not installed") as raised:
         export_checkpoint(lora_run / "best", [OpenvinoExport()], lora_run, SAMPLES[:1])
     assert f'{tmp_path}/engines/openvino/bin/pip install "optimum-intel[openvino]==2.2.0" "openvino-genai"' in raised.value.hint
+
+
+@pytest.mark.parametrize(
+    ("texts", "stop_ids", "message"),
+    [
+        pytest.param(["<|im_start|>user\nhi"], [], "the exported chat template gives another text than training used", id="template"),
+        pytest.param([None], [7], r"the exported settings end answers at tokens \[7\], the run at \[\d+, \d+\]", id="stops"),
+    ],
+)
+def test_openvino_that_renders_or_ends_otherwise_is_not_left_behind(
+    texts: Any, stop_ids: Any, message: str, lora_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The engine's environment stands in the cache; this one's programs write what such an engine would."""
+    monkeypatch.setenv("WEITIAO_CACHE", str(tmp_path / "cache"))
+    programs, run = tmp_path / "cache" / "engines" / "openvino" / "bin", tmp_path / "run"
+    programs.mkdir(parents=True)
+    run.mkdir()
+    answer = json.dumps({"tokens": [[5]], "texts": texts, "stop_ids": stop_ids})
+    for name, does in {"optimum-cli": f"mkdir {run}/openvino.partial", "python": f"cat > $5 <<'END'\n{answer}\nEND"}.items():
+        (programs / name).write_text(f"#!/bin/sh\n{does}\n", encoding="utf-8")
+        (programs / name).chmod(0o755)
+    with pytest.raises(ExportError, match=message):
+        export_checkpoint(lora_run / "best", [OpenvinoExport()], run, SAMPLES[:1])
+    assert list(run.iterdir()) == []

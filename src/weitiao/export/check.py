@@ -66,6 +66,18 @@ class Answers:
     """Tokens that the folder's chat template gave for a prompt."""
 
 
+@dataclass(frozen=True, slots=True)
+class EngineAnswers:
+    """Greedy answers of an engine that shows no logits, and how it would go about a prompt by itself."""
+
+    tokens: list[list[int]]
+    """With or without the stop token at their end."""
+    texts: list[str | None]
+    """What the folder's chat template gave for a prompt; None where ``CheckPrompt.messages`` is."""
+    stop_ids: list[int]
+    """Tokens that end an answer by the folder's own settings."""
+
+
 def check_prompts(renderer: Renderer, samples: Sequence[Sample], max_prompt_tokens: int, n_checked: int = N_CHECKED) -> list[CheckPrompt]:
     """The first held-out prompts, as many as are quickly answered.
 
@@ -166,7 +178,7 @@ def answer_there(place: Path, prompts: Sequence[CheckPrompt], *, tokenizer: Path
         return Answers(answered["tokens"], load_file(logits)["logits"], answered["template_ids"])
 
 
-def answer_openvino(python: Path, folder: Path, prompts: Sequence[CheckPrompt]) -> list[list[int]]:
+def answer_openvino(python: Path, folder: Path, prompts: Sequence[CheckPrompt]) -> EngineAnswers:
     """Answer with an OpenVINO folder, in a fresh process of the environment that holds openvino-genai.
 
     Args:
@@ -175,7 +187,7 @@ def answer_openvino(python: Path, folder: Path, prompts: Sequence[CheckPrompt]) 
         prompts: what to answer.
 
     Returns:
-        Each answer's tokens.
+        Its answers, the texts its chat template gives, and its stop tokens.
 
     Raises:
         ExportError: the folder cannot be read there.
@@ -193,8 +205,31 @@ def answer_openvino(python: Path, folder: Path, prompts: Sequence[CheckPrompt]) 
         if process.returncode != 0:
             reason = "\n".join(process.stderr.strip().splitlines()[-3:])
             raise ExportError("openvino-genai cannot read what was exported", where=str(folder), hint=reason)
-        answered: list[list[int]] = json.loads(result.read_text(encoding="utf-8"))["tokens"]
-        return answered
+        return EngineAnswers(**json.loads(result.read_text(encoding="utf-8")))
+
+
+def compare_prompts(
+    texts: Sequence[str], stop_ids: Sequence[int], found: EngineAnswers, folder: Path, prompts: Sequence[CheckPrompt]
+) -> None:
+    """Compare what an engine makes of a conversation by itself, and where it would end an answer, with what the run does.
+
+    Args:
+        texts: the run's prompts.
+        stop_ids: the run's stop tokens.
+        found: of the engine.
+        folder: for messages.
+        prompts: whose texts these are.
+
+    Raises:
+        ExportError: the chat template gives another text, or answers end at other tokens.
+    """
+    for prompt, wanted, text in zip(prompts, texts, found.texts, strict=True):
+        if text is not None and text != wanted:
+            raise ExportError("the exported chat template gives another text than training used", where=f"{folder}, {prompt.sample.origin}")
+    if set(found.stop_ids) != set(stop_ids):
+        raise ExportError(
+            f"the exported settings end answers at tokens {sorted(found.stop_ids)}, the run at {sorted(stop_ids)}", where=str(folder)
+        )
 
 
 def compare_tokens(
@@ -204,7 +239,7 @@ def compare_tokens(
 
     Args:
         expected: of the run's model.
-        found: of the engine, with or without the stop token at their end.
+        found: of the engine; see ``EngineAnswers.tokens``.
         file_dtype: of the folder's weights; decides the tolerance.
         folder: for messages.
         prompts: what was answered.

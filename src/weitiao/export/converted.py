@@ -28,6 +28,7 @@ from weitiao.export.check import (
     answer_there,
     check_prompts,
     compare,
+    compare_prompts,
     compare_tokens,
 )
 from weitiao.export.gguf import GgufFacts, write_gguf
@@ -134,7 +135,7 @@ def write_openvino_folder(checkpoint: Path, folder: Path, dtype: str, samples: S
         What the comparison showed; see ``check.compare_tokens``.
 
     Raises:
-        ExportError: optimum-intel is not there or fails, or the folder answers otherwise than the checkpoint.
+        ExportError: optimum-intel is not there or fails, or the folder renders, ends or answers otherwise than the checkpoint.
     """
     environment = openvino_environment()
     source = _source(checkpoint, samples, N_CHECKED_BY_TOKENS)
@@ -145,7 +146,8 @@ def write_openvino_folder(checkpoint: Path, folder: Path, dtype: str, samples: S
         source.network.save_pretrained(merged)
         source.processor.chat_template = source.template
         source.processor.save_pretrained(merged)
-        prompts, expected = source.prompts, source.expected
+        prompts, expected, stop_ids = source.prompts, source.expected, source.network.generation_config.eos_token_id
+        texts = [source.renderer.text(prompt.token_ids) for prompt in prompts]
         del source
         gc.collect()  # The converter needs the memory.
         words = ["export", "openvino", "--model", merged, "--task", "text-generation-with-past"]
@@ -156,7 +158,8 @@ def write_openvino_folder(checkpoint: Path, folder: Path, dtype: str, samples: S
     finally:
         shutil.rmtree(merged, ignore_errors=True)
     found = answer_openvino(environment / "python", folder, prompts)
-    return compare_tokens(expected, found, dtype, folder, prompts)
+    compare_prompts(texts, stop_ids, found, folder, prompts)
+    return compare_tokens(expected, found.tokens, dtype, folder, prompts)
 
 
 def openvino_environment() -> Path:
