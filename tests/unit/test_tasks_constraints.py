@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weitiao.chat import make_renderer
+from weitiao.evaluate import answer_questions
 from weitiao.infer.constrain import Grammars
-from weitiao.recipe.sections import Chat
-from weitiao.recipe.tasks import Classification, Ner
+from weitiao.recipe.sections import Chat, Evaluate
+from weitiao.recipe.tasks import Classification, Ner, Text
 from weitiao.seams import Answer, Entity, Record
 from weitiao.tasks import make_task
 
@@ -38,6 +39,25 @@ def test_trained_answers_can_be_decoded(tiny_tokenizer, task, record):
         assert matcher.allowed()[token]
         assert matcher.take(token)
     assert matcher.is_complete() or matcher.allowed()[tiny_tokenizer.eos_token_id]
+
+
+class EchoEngine:
+    """Keeps the constraints of what it is asked."""
+
+    def generate(self, samples, _sampling, constraint):
+        self.constraints = [constraint(sample) for sample in samples]
+        return ((i, Answer("", 1, 1, "stop")) for i in range(len(samples)))
+
+
+@pytest.mark.parametrize("marks", ["\n", ":\n", "。\r\n\n", "\t", "/*\n"])
+def test_a_beginning_of_a_document_may_end_in_line_breaks(tiny_tokenizer, marks):
+    engine = EchoEngine()
+    answer_questions(engine, make_task(Text(kind="text", questions=[f"the model answers{marks}"])).questions, Evaluate(), 1)
+    grammars = Grammars(tiny_tokenizer, len(tiny_tokenizer), make_renderer(tiny_tokenizer, Chat(), "head"))
+    matcher = grammars.matcher(engine.constraints[0], "question-1", 16)
+    assert all(matcher.take(token) for token in tiny_tokenizer.encode(f"{marks}it\nis", add_special_tokens=False))
+    other = grammars.matcher(engine.constraints[0], "question-1", 16)
+    assert not other.take(tiny_tokenizer.encode("it", add_special_tokens=False)[0])
 
 
 @pytest.mark.parametrize(

@@ -49,4 +49,8 @@ def _cut(sample: Sample) -> tuple[Sample, str]:
 
 
 def _begins_with(marks: str) -> Constraint | None:
-    return Constraint(regex=rf"{re.escape(marks)}(?:.|\n)*") if marks else None
+    if not marks:
+        return None
+    # A line break itself would end the pattern where decoding reads it.
+    escaped = re.escape(marks).replace("\\\n", r"\n").replace("\\\r", r"\r")
+    return Constraint(regex=rf"{escaped}(?:.|\n)*")
