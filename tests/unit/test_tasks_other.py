@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from weitiao.errors import RecipeError, RowError
+from weitiao.recipe import load_recipe
 from weitiao.recipe.tasks import Caption, Conversation, Ocr, Text
 from weitiao.seams import Answer, Message, Part, Record, Task, text_message
 from weitiao.tasks import make_task
@@ -206,6 +207,14 @@ def test_perplexity_is_per_token_over_all_rows():
     assert values["rouge_l"] == pytest.approx(1 / 3)
     nothing = CHAT.counts(CHAT.parse(said("x"), sample), said("x"), sample)
     assert np.isnan(CHAT.metrics({name: np.array(value) for name, value in nothing.items()})["perplexity"])
+
+
+def test_the_published_recipe_has_an_empty_system_message_where_rows_have_none():
+    recipe = load_recipe(Path(__file__).resolve().parents[2] / "recipes" / "capybara-chat.yaml")
+    task = make_task(recipe.task, recipe.data.system)
+    sample = task.make_sample(Record("f:1", "1", messages=TALK[:2]))
+    assert [(message.role, message.text) for message in sample.messages] == [("system", ""), ("user", "hi"), ("assistant", "hello")]
+    assert (task.questions[0].messages[0].role, task.questions[0].messages[0].text) == ("system", "")
 
 
 # ---- text -------------------------------------------------------------------------------------------------------------
