@@ -257,7 +257,7 @@ def test_types_come_from_the_record_where_the_recipe_names_none():
         (f"```json\n{LINES}\n```", True, ("code fence",)),
         (LINES.replace("\n", ""), False, ("text around the JSON",)),
         (f"实体如下：\n{LINES}", False, ("text around the JSON",)),
-        (f"{LINES}\n{LINES}", True, ("repeated 中国银行", "repeated 中国", "repeated 张三")),
+        (f"{LINES}\n{LINES}", True, ()),
         (LINES.replace("entity_text", "text").replace("entity_label", "type"), True, ("other keys",)),
         (LINES + '\n{"entity_text": 3, "entity_label": "PER"}', True, ("an object without text or label",)),
     ],
@@ -293,13 +293,41 @@ def test_invented_entities_and_unknown_types_are_told():
         ("中国银行在中国", ["中国", "中国银行"], [5, 0]),
         ("甲说，乙来了，甲走了", ["乙", "甲"], [3, 7]),
         ("乙来了，甲走了", ["甲", "乙"], [4, 0]),
-        ("甲", ["甲", "甲"], [0]),
+        ("甲", ["甲", "甲"], [0, 0]),
     ],
-    ids=["repeated mentions in order", "not inside a longer one", "after the mention before", "in any order", "oftener than it occurs"],
+    ids=["repeated mentions in order", "not inside a longer one", "after the mention before", "in any order", "several types of one span"],
 )
 def test_offsets_are_recovered(text, mentions, starts):
     spans = locate([(surface, str(i)) for i, surface in enumerate(mentions)], text).spans
     assert [span["start"] for span in sorted(spans, key=lambda span: span["label"])] == starts
+
+
+@pytest.mark.parametrize(
+    ("named", "counts", "flags"),
+    [
+        (["GPE"], (1, 0, 0), ()),
+        (["GPE", "ORG"], (1, 1, 0), ()),
+        (["GPE", "GPE"], (1, 1, 0), ("中国: not in the text so often",)),
+        (["ORG", "GPE", "ORG", "ORG"], (1, 3, 0), ("中国: not in the text so often",) * 2),
+    ],
+)
+def test_what_is_named_too_often_is_a_false_positive(named, counts, flags):
+    sample = NER.make_sample(Record("f:1", "1", text="我在中国", entities=(Entity(2, 4, "中国", "GPE"),)))
+    answer = said("\n".join(f'{{"entity_text": "中国", "entity_label": "{label}"}}' for label in named))
+    prediction = NER.parse(answer, sample)
+    assert tuple(NER.counts(prediction, answer, sample).values()) == counts
+    assert prediction.flags == flags
+    assert NER.row_scores(prediction, sample)["entity_f1"] == pytest.approx(2 * counts[0] / (2 * counts[0] + counts[1] + counts[2]))
+
+
+@pytest.mark.parametrize(
+    ("text", "spans"), [("我在中国", [(2, "GPE"), (2, "ORG")]), ("中国和中国", [(0, "GPE"), (0, "ORG"), (3, "GPE"), (3, "ORG")])]
+)
+def test_a_span_with_several_types_comes_back(text, spans):
+    sample = NER.make_sample(Record("f:1", "1", text=text, entities=tuple(Entity(at, at + 2, "中国", label) for at, label in spans)))
+    prediction = NER.parse(said(sample.messages[-1].text), sample)
+    assert (prediction.value, prediction.flags) == (sample.reference, ())
+    assert NER.row_scores(prediction, sample) == {"entity_f1": 1.0}
 
 
 @given(st.text(max_size=60))
@@ -322,6 +350,7 @@ def test_reading_entities_never_raises(answer):
         (Record("f:1", "1", text=BANK, answer="没有找到任何实体"), []),
         (Record("f:1", "1", text=BANK, answer="?"), [("invalid-json", "error")]),
         (Record("f:1", "1", text=BANK, answer=LINES.replace("张三", "王五")), [("value-not-in-text", "warning")]),
+        (Record("f:1", "1", text=BANK, answer=f"{LINES}\n{LINES[LINES.rindex('{') :]}"), [("value-not-in-text", "warning")]),
     ],
 )
 def test_ner_row_checks(record, found):

@@ -66,14 +66,15 @@ class Located:
     invented: list[str]
     """Texts that stand nowhere in the source."""
     repeated: list[str]
-    """Texts that were named oftener than they occur."""
+    """Texts that were named with one label oftener than they occur, once for each time too often."""
 
 
 def locate(mentions: Sequence[tuple[str, str]], text: str) -> Located:
     """Give mentions their offsets.
 
     Answers go through the text from left to right, so a mention takes the first occurrence after the mention before it that no other
-    mention covers (``中国`` is not sought inside ``中国银行`` when both are named); where there is none, any free one.
+    mention covers (``中国`` is not sought inside ``中国银行`` when both are named); where there is none, any free one; where there is none,
+    that of an earlier mention with another label.
 
     Args:
         mentions: (text, label) in the order of the answer.
@@ -85,23 +86,24 @@ def locate(mentions: Sequence[tuple[str, str]], text: str) -> Located:
     surfaces = [surface.strip() for surface, _ in mentions]
     occurrences = {surface: _occurrences(surface, text) for surface in surfaces}
     result = Located([], [], [])
-    taken: list[tuple[int, int]] = []
+    taken: dict[tuple[int, int], set[str]] = {}
     placed: set[str] = set()
     cursor = 0
     for surface, (_, label) in zip(surfaces, mentions, strict=True):
         longer = [span for other in occurrences if len(other) > len(surface) for span in occurrences[other]]
-        clear = [span for span in occurrences[surface] if not _overlaps(span, taken + longer)]
+        clear = [span for span in occurrences[surface] if not _overlaps(span, [*taken, *longer])]
         # Inside another mention only where there is no other place for it; never for a text that was placed before.
         free = clear or ([span for span in occurrences[surface] if span not in taken] if surface not in placed else [])
+        free = free or [span for span in occurrences[surface] if label not in taken.get(span, {label})]
         if not free:
             (result.repeated if occurrences[surface] else result.invented).append(surface)
             continue
         start, end = min(free, key=lambda span: (span[0] < cursor, span[0]))
         placed.add(surface)
-        taken.append((start, end))
+        taken.setdefault((start, end), set()).add(label)
         cursor = start
         result.spans.append({"start": start, "end": end, "text": surface, "label": label})
-    result.spans.sort(key=lambda entity: (entity["start"], entity["end"]))
+    result.spans.sort(key=lambda entity: (entity["start"], entity["end"], entity["label"]))
     return result
 
 

@@ -109,7 +109,8 @@ class NerTask:
             sample: that was answered.
 
         Returns:
-            A list in the form of the reference; an entity that does not stand in the text is left out and flagged.
+            A list in the form of the reference; an entity that does not stand in the text, or not so often, is left out and flagged, once
+            for each time it was named.
         """
         reading = read_objects(answer.text)
         forgiven = list(reading.forgiven)
@@ -130,16 +131,16 @@ class NerTask:
         unknown = [f"unknown label {label}" for _, label in mentions if types and label not in types]
         located = locate(mentions, source_text(sample))
         flags = [f"{surface}: not in the text" for surface in located.invented]
-        forgiven.extend(f"repeated {surface}" for surface in located.repeated)
+        flags.extend(f"{surface}: not in the text so often" for surface in located.repeated)
         is_valid = reading.form in ("object", "list", "lines") and not unknown
-        return Prediction(located.spans, is_valid, tuple(dict.fromkeys([*forgiven, *unknown])), tuple(dict.fromkeys(flags)))
+        return Prediction(located.spans, is_valid, tuple(dict.fromkeys([*forgiven, *unknown])), tuple(flags))
 
     def for_rows(self, samples: Sequence[Sample]) -> NerTask:  # noqa: ARG002 - needs nothing of the set
         """Itself."""
         return self
 
     def counts(self, prediction: Prediction, answer: Answer, sample: Sample) -> dict[str, float]:  # noqa: ARG002 - the text is read already
-        """``tp``, ``fp``, ``fn`` by exact span and type; an entity that stands nowhere in the text is an ``fp`` too (its flag)."""
+        """``tp``, ``fp``, ``fn`` by exact span and type; an entity without a place in the text is an ``fp`` too (its flag)."""
         wanted, got = _spans(sample.reference), _spans(prediction.value)
         return {"tp": float(len(wanted & got)), "fp": float(len(got - wanted) + len(prediction.flags)), "fn": float(len(wanted - got))}
 
@@ -186,8 +187,10 @@ def _check_answer(answer: str, text: str) -> list[RowProblem]:
     if not mentions and NOTHING not in answer and answer.strip() != "[]":
         hint = f'one {{"entity_text": …, "entity_label": …}} per line, or {NOTHING}'
         return [RowProblem("invalid-json", "error", "the answer names no entities in a known form", hint)]
-    invented = locate(mentions, text).invented
-    return [RowProblem("value-not-in-text", "warning", f"the entity {surface!r} does not stand in the text") for surface in invented]
+    located = locate(mentions, text)
+    invented = [f"the entity {surface!r} does not stand in the text" for surface in located.invented]
+    repeated = [f"the entity {surface!r} does not stand in the text so often" for surface in located.repeated]
+    return [RowProblem("value-not-in-text", "warning", message) for message in (*invented, *repeated)]
 
 
 def _check_span(entity: Entity, text: str) -> list[RowProblem]:
