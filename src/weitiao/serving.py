@@ -42,10 +42,14 @@ def serve_run(
     keys = serve.read_keys(key_file) if key_file is not None else None
     with serve.open_socket(host, port) as listening:
         address = serve.address_of(listening)
-        if keys is None and not ip_address(listening.getsockname()[0]).is_loopback:
-            logger.warning("%s can be reached from other machines, and whoever reaches it may ask; --api-key-file asks for a key", address)
+        _warn_if_open(listening.getsockname()[0], address, has_key=keys is not None)
         served = load_served(path, name)
         serve.run_server(served, listening, limits, keys, allow_image_urls=allow_image_urls, ready=lambda: ready(address))
+
+
+def _warn_if_open(host: str, address: str, *, has_key: bool) -> None:
+    if not has_key and not ip_address(host).is_loopback:
+        logger.warning("%s can be reached from other machines, and whoever reaches it may ask; --api-key-file asks for a key", address)
 
 
 def load_served(path: Path, name: str | None = None) -> serve.Served:
@@ -102,12 +106,17 @@ def serve_with_vllm(
         limits: of every request.
         python: the interpreter that has vLLM; empty for the one that runs now.
         key_file: with the key of those who may ask; None for everybody who reaches the port.
-        allow_image_urls: whether images are fetched from the web.
+        allow_image_urls: whether images shall be fetched from the web, which is refused.
         name: what clients call the model; the run folder's name when not given.
+
+    Raises:
+        CommandError: something was asked that vLLM's server does not have, or the port is taken.
     """
     keys = serve.read_key_texts(key_file) if key_file is not None else ()
     run = vllm_run(path, name)
     words = serve.vllm_command(run, host, port, limits, python=serve.interpreter(python), allow_image_urls=allow_image_urls)
+    with serve.open_socket(host, port) as listening:  # free, and of this machine; vLLM takes it once it is let go
+        _warn_if_open(listening.getsockname()[0], serve.address_of(listening), has_key=bool(keys))
     serve.start_vllm(words, keys)
 
 

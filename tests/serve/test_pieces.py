@@ -18,15 +18,15 @@ from PIL import Image
 
 from weitiao.errors import CommandError, EngineError
 from weitiao.seams import Sample
-from weitiao.serve import Limits, VllmRun, read_keys, start_vllm, vllm_command
+from weitiao.serve import Limits, VllmRun, open_socket, read_keys, start_vllm, vllm_command
 from weitiao.serve.counts import Counts
 from weitiao.serve.fetch import fetch_image, is_public
 from weitiao.serve.gate import Gate
 from weitiao.serve.images import RequestImages
+from weitiao.serve.jobs import Job
 from weitiao.serve.refusal import Refusal
 from weitiao.serve.vllm import NO_DOMAIN
 from weitiao.serve.waiting import finished
-from weitiao.serve.worker import Job
 from weitiao.serve.writing import Writing
 from weitiao.serving import vllm_run
 
@@ -302,13 +302,17 @@ def test_vllm_is_given_merged_weights_and_no_way_to_fetch_images(folders):
     assert words[words.index("--max-model-len") + 1] == "4096"
     assert json.loads(words[words.index("--limit-mm-per-prompt") + 1]) == {"image": 3, "video": 0}
     assert words[words.index("--allowed-media-domains") + 1] == NO_DOMAIN
-    allowed = vllm_command(run, "127.0.0.1", 8001, Limits(), python="python", allow_image_urls=True)
-    assert "--allowed-media-domains" not in allowed
 
 
-def test_vllm_gets_no_limit_that_it_does_not_have(folders):
-    with pytest.raises(CommandError, match="--max-rows: vLLM's server has no such limit"):
-        vllm_command(lora_run(folders), "127.0.0.1", 8001, Limits(max_rows=5), python="python", allow_image_urls=False)
+@pytest.mark.parametrize("limits", [Limits(max_rows=5), Limits(max_pixels=1000)], ids=["rows", "pixels"])
+def test_vllm_gets_no_limit_that_it_does_not_have(folders, limits):
+    with pytest.raises(CommandError, match=r"--max-(rows|pixels): vLLM's server has no such limit"):
+        vllm_command(lora_run(folders), "127.0.0.1", 8001, limits, python="python", allow_image_urls=False)
+
+
+def test_vllm_is_not_let_fetch_images(folders):
+    with pytest.raises(CommandError, match="--allow-image-urls: vLLM's server fetches images from private addresses"):
+        vllm_command(lora_run(folders), "127.0.0.1", 8001, Limits(), python="python", allow_image_urls=True)
 
 
 def test_a_base_that_vllm_cannot_load_is_told(folders):
@@ -338,6 +342,25 @@ def test_the_command_replaces_the_process_and_hides_the_key(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == ""
     assert (tmp_path / "got").read_text() == "-m server key=secret-key\n"
+
+
+def test_vllm_is_started_without_the_servers_libraries_and_an_open_host_is_told(complaints_run, tmp_path):
+    import subprocess
+    import sys
+
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\n[ "$1" = -c ] || echo "$@" > {tmp_path}/got\n')
+    python.chmod(0o755)
+    code = "import sys; sys.modules.update(dict.fromkeys(['fastapi', 'uvicorn', 'starlette', 'prometheus_client'])); "
+    code += "from weitiao.cli import main; main()"
+    with open_socket("127.0.0.1", 0) as free:
+        port = str(free.getsockname()[1])
+    words = [sys.executable, "-c", code, "serve", str(complaints_run), "--engine", f"vllm:{python}", "--port", port, "--host"]
+    done = subprocess.run([*words, "0.0.0.0"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--served-model-name complaints-base" in (tmp_path / "got").read_text()
+    assert "can be reached from other machines" in done.stderr
+    assert "can be reached" not in subprocess.run([*words, "127.0.0.1"], capture_output=True, text=True, check=True).stderr
 
 
 def test_a_run_is_served_merged_where_it_was_merged(tmp_path):

@@ -12,7 +12,8 @@ from tests.serve.runs import CLASSIFICATION, make_run
 from weitiao.errors import EngineError
 from weitiao.seams import Constraint, Sample, Sampling, text_message
 from weitiao.serve import Served
-from weitiao.serve.worker import Failed, Finished, Job, Worker
+from weitiao.serve.jobs import Failed, Finished, Job
+from weitiao.serve.worker import Worker
 from weitiao.serving import load_served
 
 TOO_MANY = {"type": "object", "properties": {f"field_{i}": {"type": "boolean"} for i in range(500)}}

@@ -49,7 +49,8 @@ def serve(
         raise CommandError(
             f"`{engine}` cannot serve", where="--engine", hint="embedded, or vllm[:PYTHON] with the interpreter that has vLLM"
         )
-    _need_libraries()
+    if kind == "embedded":
+        _need_libraries()
     from weitiao import serving
     from weitiao.cli.show import say
     from weitiao.serve import Limits

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from weitiao.errors import EngineError
+from weitiao.errors import EngineError, WeitiaoError
 from weitiao.infer.batches import Prompt
 from weitiao.infer.choose import draw
 from weitiao.infer.constrain import AfterThoughts, Matcher
@@ -34,6 +34,14 @@ class Stepped:
     """New ones, the stop token included."""
     answer: Answer | None
     """The whole answer, where it is finished by them; its row has left the batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A row that cannot go on, and has left the batch."""
+
+    ticket: int
+    error: WeitiaoError
 
 
 @dataclass(slots=True, eq=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 
 import torch
@@ -20,7 +20,7 @@ from weitiao.infer.cache import Prefix
 from weitiao.infer.choose import refuse_broken, source_of_chance
 from weitiao.infer.constrain import Grammars
 from weitiao.infer.network import HEAD_POSITIONS, Reader, read_prefix
-from weitiao.infer.rows import Joined, Row, Stepped
+from weitiao.infer.rows import Joined, Refused, Row, Stepped
 from weitiao.infer.spans import ROOT, Span
 from weitiao.infer.speculation import Guess, Speculation
 from weitiao.infer.vision import before_pictures, prompt_span
@@ -28,14 +28,6 @@ from weitiao.seams import Constraint, Message, Renderer, Sample, Sampling, Visio
 
 COLUMNS_AT_A_TIME = 64
 """Slots are made for a multiple of so many tokens, so that a slightly longer row needs no new ones."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A row that cannot go on, and has left the batch."""
-
-    ticket: int
-    error: WeitiaoError
 
 
 class StepBatch:

@@ -1,4 +1,4 @@
-"""The routes, and how each of them answers; the published OpenAPI is made from this file and ``schemas.py``."""
+"""The routes, and how each of them answers; the published OpenAPI is made from this file, ``schemas.py`` and ``replies.py``."""
 
 from __future__ import annotations
 
@@ -20,24 +20,16 @@ from weitiao.serve.completion import AnswerStream, answer_events, whole_answer
 from weitiao.serve.counts import CONTENT_TYPE, Counts
 from weitiao.serve.gate import Gate
 from weitiao.serve.images import RequestImages
+from weitiao.serve.jobs import Job
 from weitiao.serve.keys import Keys
 from weitiao.serve.limits import Limits
 from weitiao.serve.refusal import Refusal
+from weitiao.serve.replies import ChatCompletion, ChatCompletionChunk, Error, Health, ModelCard, ModelList, PredictResponse
 from weitiao.serve.rows import few_images, job_of, predicted
-from weitiao.serve.schemas import (
-    ChatCompletion,
-    ChatCompletionChunk,
-    ChatRequest,
-    Error,
-    Health,
-    ModelCard,
-    ModelList,
-    PredictRequest,
-    PredictResponse,
-)
+from weitiao.serve.schemas import ChatRequest, PredictRequest
 from weitiao.serve.served import Served
 from weitiao.serve.waiting import at_work, while_connected
-from weitiao.serve.worker import Job, Worker
+from weitiao.serve.worker import Worker
 
 T = TypeVar("T")
 Responses = dict[int | str, dict[str, Any]]

@@ -15,10 +15,10 @@ from starlette.types import Receive, Scope, Send
 
 from weitiao.seams import Answer
 from weitiao.serve.counts import Counts
+from weitiao.serve.jobs import Finished, Job, Piece
 from weitiao.serve.refusal import Refusal
-from weitiao.serve.schemas import AnswerMessage, ChatCompletion, ChatCompletionChunk, Choice, ChunkChoice, Delta, FinishReason, Usage
+from weitiao.serve.replies import AnswerMessage, ChatCompletion, ChatCompletionChunk, Choice, ChunkChoice, Delta, FinishReason, Usage
 from weitiao.serve.waiting import events, finished, usage_of
-from weitiao.serve.worker import Finished, Job, Piece
 
 GRACE_SECONDS = 5.0
 """For the last bytes of a stream to leave once its time is up."""

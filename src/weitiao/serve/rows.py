@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from weitiao import errors
 from weitiao.seams import Answer, Sample, Sampling
 from weitiao.serve.counts import Counts
+from weitiao.serve.jobs import Job
 from weitiao.serve.refusal import Refusal
-from weitiao.serve.schemas import PredictedRow, PredictResponse, RowError
+from weitiao.serve.replies import PredictedRow, PredictResponse, RowError
 from weitiao.serve.served import Served
 from weitiao.serve.waiting import finished, usage_of
-from weitiao.serve.worker import Job
 
 
 def job_of(sample: Sample, served: Served, max_new_tokens: int) -> Job:

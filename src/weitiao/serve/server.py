@@ -1,25 +1,14 @@
-"""The server's life: a socket, uvicorn on it, and an end that finishes what was begun."""
+"""Where the server listens, and how it is started."""
 
 from __future__ import annotations
 
-import signal
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
-
-import uvicorn
+from collections.abc import Callable
 
 from weitiao.errors import CommandError
-from weitiao.log import logger
-from weitiao.serve.app import make_app
 from weitiao.serve.keys import Keys
 from weitiao.serve.limits import Limits
 from weitiao.serve.served import Served
-from weitiao.serve.worker import Worker
-
-GRACE_SECONDS = 10
-"""On top of a request's own time, for requests that were begun when the server was told to stop."""
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -76,43 +65,9 @@ def run_server(
         allow_image_urls: whether images are fetched from public web addresses.
         ready: called once requests are answered.
     """
+    # vLLM's own server is started without these libraries.
+    from weitiao.serve.app import make_app
+    from weitiao.serve.life import live
+
     app, worker = make_app(served, limits, keys, allow_image_urls=allow_image_urls)
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        ws="none",
-        lifespan="on",
-        timeout_graceful_shutdown=round(limits.max_seconds) + GRACE_SECONDS,
-    )
-    _Server(config, worker, ready).run(sockets=[listening])
-
-
-class _Server(uvicorn.Server):
-    """uvicorn, with an end of its own: new work is refused at once, and the process ends as one that did what it was told."""
-
-    def __init__(self, config: uvicorn.Config, worker: Worker, ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._worker = worker
-        self._ready = ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._ready()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """The base class sends the signal on to the process afterwards, which then ends as if it had failed."""
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if not self.should_exit:
-            logger.info("stopping: %d answers are being finished", self._worker.n_running + self._worker.n_waiting)
-        self._worker.refuses = True
-        super().handle_exit(sig, frame)
+    live(app, worker, listening, limits, ready)

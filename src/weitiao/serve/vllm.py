@@ -19,11 +19,14 @@ from weitiao.serve.limits import Limits
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM's ``--max-lora-rank`` takes."""
 
-NOT_VLLMS = ("max_rows", "max_body_bytes", "max_waiting", "max_seconds", "max_upload_seconds")
+NOT_VLLMS = ("max_rows", "max_pixels", "max_body_bytes", "max_waiting", "max_seconds", "max_upload_seconds")
 """Limits that vLLM's server does not have."""
 
 NO_DOMAIN = "none.invalid"
-"""A name that never exists (RFC 2606): as the only domain allowed, it keeps vLLM from fetching images."""
+"""A name that never exists (RFC 2606): as the only domain allowed, it keeps vLLM from fetching images.
+
+vLLM looks a name up again when it connects and fetches from private addresses as from public ones, so it is not let.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +56,16 @@ def vllm_command(run: VllmRun, host: str, port: int, limits: Limits, *, python: 
         port: 1 to 65535.
         limits: of requests; ``max_prompt_tokens`` and ``max_new_tokens`` together are vLLM's ``--max-model-len``.
         python: the interpreter that has vLLM.
-        allow_image_urls: whether images may be fetched.
+        allow_image_urls: whether images shall be fetched, which is refused.
 
     Returns:
         Program and arguments.
 
     Raises:
-        CommandError: a limit was set that vLLM's server does not have, or no port is named.
+        CommandError: something was asked that vLLM's server does not have, or no port is named.
         EngineError: the run's weights are of a kind that vLLM cannot load.
     """
-    _refuse_other_limits(limits, port)
+    _refuse_what_it_lacks(limits, port, allow_image_urls=allow_image_urls)
     n_positions = _positions(run.weights)
     n_tokens = min(limits.max_prompt_tokens + limits.max_new_tokens, n_positions)
     # The base's own sampling defaults (temperature 0.7, a repetition penalty) would change answers that were measured without them.
@@ -78,7 +81,7 @@ def vllm_command(run: VllmRun, host: str, port: int, limits: Limits, *, python: 
         words += ["--max-lora-rank", str(_rank(run.lora_rank))]
     if run.is_vision:
         words += ["--limit-mm-per-prompt", json.dumps({"image": limits.max_images, "video": 0})]
-        words += [] if allow_image_urls else ["--allowed-media-domains", NO_DOMAIN]
+        words += ["--allowed-media-domains", NO_DOMAIN]
     return words
 
 
@@ -134,7 +137,11 @@ def interpreter(named: str) -> str:
     return str(Path(named).expanduser().absolute()) if named else sys.executable
 
 
-def _refuse_other_limits(limits: Limits, port: int) -> None:
+def _refuse_what_it_lacks(limits: Limits, port: int, *, allow_image_urls: bool) -> None:
+    if allow_image_urls:
+        what = "vLLM's server fetches images from private addresses as from public ones"
+        hint = "leave the option out, so that it fetches none, or use --engine embedded"
+        raise CommandError(what, where="--allow-image-urls", hint=hint)
     usual = Limits()
     changed = [name for name in NOT_VLLMS if getattr(limits, name) != getattr(usual, name)]
     if changed:

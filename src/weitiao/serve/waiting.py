@@ -11,9 +11,10 @@ from starlette.types import Receive
 
 from weitiao.errors import WeitiaoError
 from weitiao.seams import Answer
+from weitiao.serve.jobs import Event, Failed, Finished, Job
 from weitiao.serve.refusal import Refusal
-from weitiao.serve.schemas import Usage
-from weitiao.serve.worker import Event, Failed, Finished, Job, Worker
+from weitiao.serve.replies import Usage
+from weitiao.serve.worker import Worker
 
 T = TypeVar("T")
 

@@ -14,65 +14,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from weitiao.errors import WeitiaoError
 from weitiao.infer import StepBatch, Stepped
 from weitiao.log import logger
-from weitiao.seams import Answer, Constraint, Engine, Sample, Sampling
+from weitiao.seams import Answer, Engine, Sample, Sampling
+from weitiao.serve.jobs import Event, Failed, Finished, Job, Piece
 from weitiao.serve.refusal import Refusal
 from weitiao.serve.writing import Writing
 
 SCORED_AT_ONCE = 16
 """Rows whose labels are scored in one go: answers that are being written wait that long."""
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Text that was written since the last piece."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """The end of an answer, with the text since the last piece."""
-
-    text: str
-    answer: Answer
-    """Its text is cut before a stop text."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """There is no answer."""
-
-    error: Exception
-    is_ours: bool = False
-    """Whether the model failed, not the request."""
-
-
-Event = Piece | Finished | Failed
-
-
-@dataclass(eq=False, slots=True)
-class Job:
-    """A prompt on its way to an answer."""
-
-    sample: Sample
-    sampling: Sampling | None
-    """None: the sample's labels are scored instead."""
-    constraint: Constraint | None = None
-    stops: tuple[str, ...] = ()
-    streams: bool = False
-    """Whether pieces are wanted."""
-    max_prompt_tokens: int | None = None
-    """Longest prompt; what of it is shortenable is cut to fit."""
-    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
-    """Belongs to the event loop."""
-    is_over: bool = False
-    """Set by either side: nobody waits for it any more, or it has its answer."""
-    started: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True, slots=True)
