@@ -333,6 +333,15 @@ def test_row_checks(row, found):
     assert codes(task(), row) == found
 
 
+def test_an_empty_object_is_an_answer():
+    row = record(answer="{}")
+    optional = task({"name": FieldSpec(optional=True), "total": FieldSpec(type="number", optional=True)})
+    assert codes(optional, row) == []
+    assert optional.make_sample(row).messages[-1].text == '{"name": null, "total": null}'
+    assert codes(task(), row) == [("missing-field", "warning")] * 2
+    assert codes(task({"total": FieldSpec(type="number")}), row) == [("wrong-value", "error")]
+
+
 def test_a_row_with_an_error_cannot_become_a_sample():
     with pytest.raises(RowError, match="fields that the task lacks: age") as caught:
         task().make_sample(record(answer='{"name": "张三", "email": "z@x.cn", "age": 3}'))

@@ -63,13 +63,14 @@ class ExtractionTask:
         messages = prompt_messages(self.wording, record, default_system(list(self.fields)))
         if record.answer is None:
             return Sample(record.id, record.origin, messages, group=record.group)
-        reference = {name: canonical(self._answer(record).get(name), spec) for name, spec in self.fields.items()}
+        said = self._answer(record) or {}
+        reference = {name: canonical(said.get(name), spec) for name, spec in self.fields.items()}
         answer = text_message("assistant", json.dumps(reference, ensure_ascii=False))
         return Sample(record.id, record.origin, (*messages, answer), reference, record.group)
 
-    def _answer(self, record: Record) -> dict[str, Any]:
+    def _answer(self, record: Record) -> dict[str, Any] | None:
         reading = read_objects(record.answer or "")
-        return reading.objects[0] if reading.form == "object" else {}
+        return reading.objects[0] if reading.form == "object" else None
 
     def check_record(self, record: Record) -> list[RowProblem]:
         """Invalid JSON, missing, unknown or mistyped fields, and values that do not stand in the text."""
@@ -81,7 +82,7 @@ class ExtractionTask:
         if record.answer is None or any(problem.severity == "error" for problem in problems):
             return problems
         answer = self._answer(record)
-        if not answer:
+        if answer is None:
             hint = "the answer column must hold one JSON object; a ```json fence around it is understood"
             return [*problems, RowProblem("invalid-json", "error", "the answer is not a JSON object", hint)]
         extra = [key for key in answer if key not in self.fields]
