@@ -94,7 +94,7 @@ def run_sweep(recipe_path: Path, overrides: Sequence[str], path: Path, mode: run
         recipe_path: the recipe that all trials start from.
         overrides: as ``trials_of`` takes them.
         path: the sweep's folder; gets a run folder per trial and ``sweep.json``.
-        mode: ``resume`` leaves finished trials as they are and goes on with the others.
+        mode: ``resume`` leaves finished trials as they are and goes on with the others; each must have been started with the same settings.
 
     Returns:
         The trials, the winner, and its comparison with the base on the test rows.
@@ -107,6 +107,9 @@ def run_sweep(recipe_path: Path, overrides: Sequence[str], path: Path, mode: run
     names = [f"trial-{number}" for number in range(1, len(wanted) + 1)]
     if mode == "new" and path.exists() and any(path.iterdir()):
         raise CommandError("the sweep's folder exists", where=str(path), hint="--resume goes on with it, -o FOLDER starts another")
+    if mode == "resume":
+        for name, recipe in zip(names, recipes, strict=True):
+            _refuse_other_settings(path / name, recipe)
     trials = []
     for name, trial, recipe in zip(names, wanted, recipes, strict=True):
         logger.info("%s of %d: %s", name, len(wanted), " ".join(trial))
@@ -118,6 +121,17 @@ def run_sweep(recipe_path: Path, overrides: Sequence[str], path: Path, mode: run
     summary = SweepSummary(path, metric, tuple(trials), winner, run)
     runs.Run(path).save(SUMMARY, {name: getattr(summary, name) for name in ("metric", "trials", "winner")})
     return summary
+
+
+def _refuse_other_settings(path: Path, recipe: Recipe) -> None:
+    if not _facts(path):
+        return
+    before, after = (runs.settings(each) for each in (runs.read_run(path).recipe(), recipe))
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name) and name != "run.path"]
+    if names:
+        lines = [f"{name}: was {before.get(name)!r}, now {after.get(name)!r}" for name in names]
+        advice = "name the values it was started with, start another sweep with -o FOLDER, or train all trials anew with --replace"
+        raise CommandError(f"{path.name} was started with other settings", where=str(path), hint="\n".join([*lines, advice]))
 
 
 def _train(path: Path, name: str, overrides: tuple[str, ...], recipe: Recipe, mode: runs.Mode) -> Trial:

@@ -11,8 +11,10 @@ import pytest
 import yaml
 from tests.command import weitiao
 
+from weitiao import finished, pipeline
 from weitiao.demo import write_complaints
 from weitiao.errors import CommandError
+from weitiao.recipe import load_recipe
 from weitiao.sweep import trials_of
 
 
@@ -88,6 +90,17 @@ def test_a_sweep_goes_on_without_training_finished_trials_again(sweep: Path, rec
     weitiao(*words, "--resume")
     assert {path: path.stat().st_mtime_ns for path in weights} == weights
     assert len(weights) == 2
+
+
+def test_a_sweep_does_not_go_on_with_trials_of_other_values(sweep: Path, recipe: Path) -> None:
+    before = read(sweep / "sweep.json")
+    done = weitiao("run", recipe, "--sweep", "train.learning_rate=1e-5,5e-2", "model.tuning.r=4", "-o", sweep, "--resume", code=2)
+    shown = " ".join(done.stderr.split())
+    assert "trial-2 was started with other settings" in shown
+    assert "train.learning_rate: was 0.001, now 0.05" in shown
+    assert "-o FOLDER" in shown
+    assert "--replace" in shown
+    assert read(sweep / "sweep.json") == before
 
 
 def test_every_trial_is_checked_before_the_first_is_trained(recipe: Path, tmp_path: Path) -> None:
@@ -177,3 +190,35 @@ def test_training_again_keeps_the_baseline_only(sweep: Path) -> None:
     assert after["tuned/answers.jsonl"] > before["tuned/answers.jsonl"]
     assert after["report.html"] > before["report.html"]
     assert shown["comparison"]["tuned"]["metrics"] == pytest.approx(scores["tuned"]["metrics"])  # the same seed, the same model
+
+
+@pytest.fixture(scope="module")
+def labelled(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a classification."""
+    folder = tmp_path_factory.mktemp("labelled")
+    rows = [{"text": f"{i} {'ab'[i % 2]}", "category": ["a", "b"], "output": "ab"[i % 2]} for i in range(40)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    content = {
+        "task": {"kind": "classification"},
+        "data": {"train": {"path": "rows.jsonl"}, "split": {"valid": 0.2, "test": 0.25}},
+        "model": {"path": str(tiny_qwen2)},
+        "train": {"num_train_epochs": 1, "batch_rows": 8},
+        "evaluate": {"n_bootstrap": 100, "n_suspects": 0},
+        "track": {"kind": "none"},
+        "export": [],
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    pipeline.run_recipe(load_recipe(folder / "recipe.yaml"), folder / "run")
+    return folder / "run"
+
+
+@pytest.mark.parametrize("side", ["tuned", "baseline"])
+def test_scoring_again_uses_the_calibration_of_the_run(labelled: Path, side: str) -> None:
+    own = read(labelled / side / "scores.json")["details"]["confidence"]
+    again = finished.evaluate_run(labelled, baseline=side == "baseline").details["confidence"]
+    for name in ("temperature", "n_valid", "ece", "ece_raw"):
+        assert again[name] == pytest.approx(own[name], abs=1e-4)
+    assert again["temperature"] != 1.0
+    assert [row["precision"] for row in again["coverage"]] == [0.95, 0.98, 0.99]
+    (labelled / side / "calibration.json").unlink()
+    assert finished.evaluate_run(labelled, baseline=side == "baseline").details["confidence"]["temperature"] == 1.0
