@@ -17,7 +17,7 @@ from weitiao.recipe.sections import Chat
 from weitiao.recipe.tasks import Extraction, FieldSpec
 from weitiao.seams import Answer, Message, Part, Record, text_message
 from weitiao.tasks import make_task
-from weitiao.tasks.fields import canonical, comparable, read_date, read_number
+from weitiao.tasks.fields import canonical, comparable, not_in_text, read_date, read_number
 from weitiao.tasks.reading import read_objects
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared/data"
@@ -234,6 +234,66 @@ def test_a_value_that_stands_nowhere_in_the_text_is_flagged():
     assert parse('{"name": "张 三", "email": "ｚ@x.cn"}').flags == ()
     assert parse('{"name": ["张三", "王五"]}', fields={"name": FieldSpec(type="list")}).flags == ("name: not in the text",)
     assert parse('{"name": "李四"}', fields={"name": FieldSpec(copied=False)}).flags == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "stands"),
+    [
+        (20.4, "TOTAL RM 20.40", True),
+        ("RM 20.40", "共２０.４元", True),
+        (1021.5, "RM 1,021.50.", True),
+        (5, "20-5", True),
+        (-3, "-3 °C", True),
+        (-3, "3 °C", False),
+        (99.5, "TOTAL RM 20.40", False),
+        (12, "123.45, 1,012 and 12.5", False),
+        (200, "100,2000", False),
+        ("n/a", "total: n/a", True),
+        ("ten", "total: 10", False),
+    ],
+)
+def test_a_number_stands_in_the_text_by_its_value(value, text, stands):
+    flags = () if stands else ("n: not in the text",)
+    answer = json.dumps({"n": value})
+    assert parse(answer, text, {"n": FieldSpec(type="number")}).flags == flags
+    assert parse(answer, text, {"n": FieldSpec(type="number", copied=False)}).flags == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "stands"),
+    [
+        ("2018-04-09", "issued 9 Apr 2018, 10:50", True),
+        ("2018-04-09", "April 9th, 2018", True),
+        ("2018-04-09", "于2018 年 4 月 9 日开具", True),
+        ("2018-04-09", "no. 1 2 09/04/18 10:50", True),
+        ("2018-04-09", "2018-04-09T10:50", True),
+        ("2018年4月9日（星期一）", "2018年4月9日（星期一）", True),
+        ("2018年4月9日", "20180409", True),
+        ("2018-04-09", "10/04/2018", False),
+        ("1/2/2018", "11/2/2018", False),
+        ("2018-04-09", "4月9日", False),
+        ("2018-04-09", "120180409", False),
+        ("someday", "some other day", False),
+    ],
+)
+def test_a_date_stands_in_the_text_in_any_form(value, text, stands):
+    flags = () if stands else ("day: not in the text",)
+    answer = json.dumps({"day": value})
+    assert parse(answer, text, {"day": FieldSpec(type="date")}).flags == flags
+    assert parse(answer, text, {"day": FieldSpec(type="date", copied=False)}).flags == ()
+
+
+def test_numbers_and_dates_of_receipts_stand_in_their_texts():
+    it = task({"date": FieldSpec(type="date", optional=True), "total": FieldSpec(type="number", optional=True)})
+    rows = [(row["input"], json.loads(row["output"])) for row in rows_of("extract_receipts")]
+    records = [record(text, json.dumps({"date": said["date"], "total": said.get("total")})) for text, said in rows]
+    assert not [problem for row in records for problem in it.check_record(row) if problem.code == "value-not-in-text"]
+
+
+@given(st.text("0123456789-/.,+年月日 aprmy'T٣²", max_size=40))
+def test_looking_for_numbers_and_dates_never_raises(text):
+    not_in_text(1, FieldSpec(type="number"), text)
+    not_in_text("2018-04-09", FieldSpec(type="date"), text)
 
 
 # ---- scores -----------------------------------------------------------------------------------------------------------

@@ -15,9 +15,24 @@ from typing import Any
 from weitiao.recipe.tasks import FieldSpec
 from weitiao.tasks.scoring import plain, stands_in
 
-NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|[-+]?\.\d+")
+NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|[-+]?\.\d+")
 CHINESE_DATE = re.compile(r"(\d{4})年(\d{1,2})月(\d{1,2})[日号]?")
 COMPACT_DATE = re.compile(r"(\d{4})(\d{2})(\d{2})")
+MONTH = r"(?:jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)[a-z]*"
+WRITTEN_DATES = tuple(
+    # Dates may overlap what looks like another one, so each is looked for at every place.
+    re.compile(rf"(?<!\d)(?=({written})(?!\d))", re.IGNORECASE)
+    for written in (
+        r"\d{4}年\d{1,2}月\d{1,2}",
+        r"\d{8}",
+        r"\d{1,4} ?([-/.]) ?\d{1,2} ?\2 ?\d{1,4}",
+        r"\d{1,2} \d{1,2} \d{4}|\d{4} \d{1,2} \d{1,2}",
+        rf"\d{{1,2}}(?:st|nd|rd|th)?[-/., ]{{0,2}}{MONTH}[-/.,' ]{{0,2}}\d{{2,4}}",
+        rf"{MONTH}[-/. ]{{0,2}}\d{{1,2}}(?:st|nd|rd|th)?[-/., ]{{1,2}}\d{{2,4}}",
+        rf"\d{{4}}[-/., ]{{0,2}}{MONTH}[-/. ]{{0,2}}\d{{1,2}}",
+    )
+)
+"""Dates as they stand in a running text, for ``read_date``."""
 DATE_PATTERN = r"^[0-9A-Za-z年月日号上下午时分秒周星期一二三四五六天()（）./,， :'+-]{4,40}$"
 """Characters that dates are written in: decoding produces no others, so trained values may have no others."""
 
@@ -102,11 +117,34 @@ def comparable(value: Any, spec: FieldSpec) -> Any:
 
 
 def not_in_text(value: Any, spec: FieldSpec, text: str) -> list[str]:
-    """The pieces of a copied value that stand nowhere in the text."""
-    if not spec.copied or spec.type not in ("string", "list") or is_empty(value):
+    """The pieces of a copied value that stand nowhere in the text: numbers by value, dates by the calendar day, in whatever form."""
+    if not spec.copied or spec.type == "enum" or is_empty(value):
         return []
+    if spec.type == "number" and (number := read_number(value)) is not None:
+        return [] if number in _numbers_in(text) else [str(value)]
+    if spec.type == "date" and (day := read_date(value)) is not None:
+        return [] if _stands_apart(value, text) or day in _dates_in(text) else [value]
     pieces = value if isinstance(value, list) else [value]
     return [str(piece) for piece in pieces if not stands_in(str(piece), text)]
+
+
+def _numbers_in(text: str) -> set[Decimal]:
+    """All numbers of a text, each also without its sign, which may be a dash."""
+    found = {Decimal(digits.replace(",", "")) for digits in NUMBER.findall(plain(text))}
+    return found | {number.copy_abs() for number in found}
+
+
+def _stands_apart(value: str, text: str) -> bool:
+    """Whether a value stands in a text, and not inside a longer number; white space and full-width forms make no difference."""
+    wanted, whole = (plain(one).replace(" ", "") for one in (value, text))
+    return re.search(rf"(?<!\d){re.escape(wanted)}(?!\d)", whole) is not None
+
+
+def _dates_in(text: str) -> set[date | None]:
+    tidy = plain(text)
+    # Chinese dates are often written with blanks around their numbers.
+    tidy = re.sub(r"(?<=\d) (?=[年月日])|(?<=[年月]) (?=\d)", "", tidy)
+    return {read_date(found.group(1)) for pattern in WRITTEN_DATES for found in pattern.finditer(tidy)}
 
 
 def read_number(value: Any) -> Decimal | None:
