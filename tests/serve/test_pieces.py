@@ -20,7 +20,7 @@ from weitiao.errors import CommandError, EngineError
 from weitiao.seams import Sample
 from weitiao.serve import Limits, VllmRun, open_socket, read_keys, start_vllm, vllm_command
 from weitiao.serve.counts import Counts
-from weitiao.serve.fetch import fetch_image, is_public
+from weitiao.serve.fetch import addresses, fetch_image, is_public
 from weitiao.serve.gate import Gate
 from weitiao.serve.images import RequestImages
 from weitiao.serve.jobs import Job
@@ -108,6 +108,7 @@ def test_a_key_file_that_others_can_read_is_told(tmp_path, caplog):
 INSIDE = [
     "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "0.0.0.0", "100.64.0.1", "224.0.0.1", "255.255.255.255",
     "::1", "::", "fe80::1", "fc00::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "ff02::1", "localhost",
+    "fec0::1", "64:ff9b:1::808:808", "::127.0.0.1", "::8.8.8.8",
 ]  # fmt: skip
 
 
@@ -131,21 +132,45 @@ def test_an_address_outside_is_public(address):
         ("ftp://a.example/a.png", ["8.8.8.8"], "neither http nor https"),
         ("http://user:pass@a.example/", ["8.8.8.8"], "holds a password"),
         ("http://[::1/", ["8.8.8.8"], "is no address"),
+        ("http://" + "a" * 64 + ".example/a.png", None, "cannot be reached"),
+        ("http://a..example/a.png", None, "cannot be reached"),
     ],
 )
 def test_an_image_is_not_fetched_from_there(url, found, message):
     with pytest.raises(Refusal, match=message):
-        fetch_image(url, 1000, 1.0, lambda _host, _port: found)
+        fetch_image(url, 1000, 1.0, addresses if found is None else lambda _host, _port: found)
+
+
+def test_a_name_that_is_not_found_in_time_is_given_up():
+    def slowly(_host: str, _port: int) -> list[str]:
+        time.sleep(3)
+        return ["8.8.8.8"]
+
+    started = time.monotonic()
+    with pytest.raises(Refusal, match="cannot be reached"):
+        fetch_image("http://slow.example/a.png", 1000, 0.5, slowly)
+    assert time.monotonic() - started < 2
 
 
 class Pictures(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         port = self.server.server_address[1]
         there = {"/moved": f"http://ok.example:{port}/a.png", "/inside": f"http://inside.example:{port}/a.png", "/round": "/round"}
+        there["/broken"] = "http://[::1/a.png"
         if self.path in there:
             self.send_response(302)
             self.send_header("Location", there[self.path])
             self.end_headers()
+            return
+        if self.path == "/drip":
+            for letter in "HTTP/1.0 200 OK\r\nX-Long: drop by drop\r\n\r\n":
+                self.wfile.write(letter.encode())
+                time.sleep(0.2)
+            return
+        if "%" in self.path:
+            self.send_response(200 if self.path == "/%E5%9B%BE%20.png?a=%C3%A9%2F" and self.headers["Host"].startswith("ok.") else 404)
+            self.end_headers()
+            self.wfile.write(b"x" * 10)
             return
         self.send_response(404 if self.path == "/none" else 200)
         self.end_headers()
@@ -173,7 +198,7 @@ def fetched(url: str) -> bytes:
     return fetch_image(url, 1000, 1.0, lambda host, _port: NAMES[host], lambda address: address == "127.0.0.1")
 
 
-@pytest.mark.parametrize("path", ["/a.png", "/moved"])
+@pytest.mark.parametrize("path", ["/a.png", "/moved", "/图%20.png?a=é%2F"])
 def test_an_image_is_fetched_from_the_address_that_was_checked(pictures, path):
     assert fetched(f"http://ok.example:{pictures}{path}") == b"x" * 10
 
@@ -185,12 +210,20 @@ def test_an_image_is_fetched_from_the_address_that_was_checked(pictures, path):
         ("/round", "is redirected more than 3 times"),
         ("/large", "is larger than 1,000 bytes"),
         ("/slow", "does not answer"),
+        ("/broken", "does not answer: Invalid IPv6"),
         ("/none", "answers with status 404"),
     ],
 )
 def test_an_image_that_leads_astray_is_not_fetched(pictures, path, message):
     with pytest.raises(Refusal, match=message):
         fetched(f"http://ok.example:{pictures}{path}")
+
+
+def test_headers_that_drip_are_given_up_in_time(pictures):
+    started = time.monotonic()
+    with pytest.raises(Refusal, match=r"does not answer: .*(timed out|too long)"):
+        fetched(f"http://ok.example:{pictures}/drip")
+    assert time.monotonic() - started < 2.5
 
 
 def test_an_answer_that_takes_too_long_is_given_up():
@@ -254,6 +287,21 @@ def test_an_image_lies_in_a_file_until_the_request_is_done():
 def test_an_image_that_cannot_be_used_is_refused(url, message):
     with RequestImages(Limits(max_pixels=10_000), allow_urls=False, is_vision=True) as images, pytest.raises(Refusal, match=message):
         images.keep(url)
+
+
+def test_the_images_of_a_request_share_the_time_to_be_fetched():
+    given: list[float] = []
+
+    def fetch(_url: str, _max_bytes: int, seconds: float) -> bytes:
+        given.append(seconds)
+        time.sleep(0.2)
+        return png(3, 2)
+
+    with RequestImages(Limits(), allow_urls=True, is_vision=True, fetch=fetch) as images:
+        for _ in range(3):
+            images.keep("https://example.com/a.png")
+    assert given[0] == pytest.approx(10)
+    assert given[2] < 9.7
 
 
 # ---- vLLM -------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import threading
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -10,10 +12,17 @@ from pathlib import Path
 import openai
 import pytest
 from PIL import Image
+from starlette.requests import Request
 
 from tests.serve.runs import make_run
 from tests.serve.servers import Server, running
 from weitiao.seams import Message, Part, Sample, Sampling
+from weitiao.serve import Limits
+from weitiao.serve.app import N_READERS, Desk
+from weitiao.serve.counts import Counts
+from weitiao.serve.refusal import Refusal
+from weitiao.serve.schemas import ChatRequest
+from weitiao.serve.worker import Worker
 from weitiao.serving import load_served
 
 pytestmark = pytest.mark.timeout(600)
@@ -102,3 +111,21 @@ def test_an_image_that_goes_away_before_it_is_read_ends_its_own_answer_alone(run
     for seed in (0, 2):
         message = Message("user", (Part("image", image=tmp_path / f"{seed}.png"), Part("text", "a question")))
         assert answers[tickets[seed]] == dict(served.engine.generate([Sample("a", "a", (message,))], Sampling(6)))[0].text
+
+
+def test_a_request_does_not_wait_for_readers_beyond_its_time(run):
+    """All readers are busy, as with images from servers that do not answer."""
+    served, free = load_served(run), threading.Event()
+    worker = Worker(served.engine, served.new_batch, served.renderer.decode, lambda _: (), lambda _: None, batch_rows=1, max_waiting=1)
+    desk = Desk(served, Limits(max_seconds=0.3), worker, Counts(), allow_image_urls=False)
+
+    async def ask() -> None:
+        for _ in range(N_READERS):
+            desk.readers.submit(free.wait, 20)
+        async with asyncio.timeout(10):
+            await desk.chat(ChatRequest.model_validate({"messages": asked(address(png(0)))}), Request({"type": "http"}))
+
+    with pytest.raises(Refusal, match="took too long") as caught:
+        asyncio.run(ask())
+    free.set()
+    assert caught.value.status == 504

@@ -163,7 +163,7 @@ class Desk:
             has_images = any(not isinstance(turn.content, str) for turn in body.messages)
             served, limits = self._served, self._limits
             asked = await self._apart(
-                has_images, lambda: read_chat(body, images, limits, system=served.system, max_new_tokens=served.max_new_tokens)
+                has_images, deadline, lambda: read_chat(body, images, limits, system=served.system, max_new_tokens=served.max_new_tokens)
             )
             job = Job(asked.sample, asked.sampling, asked.constraint, asked.stops, bool(body.stream), limits.max_prompt_tokens)
             stack.enter_context(at_work(self._worker, [job]))
@@ -186,7 +186,7 @@ class Desk:
             )
         deadline = asyncio.get_running_loop().time() + limits.max_seconds
         with self._images() as images:
-            samples = await self._apart(served.is_vision, lambda: served.read_rows(body.rows, images.keep_for_row))
+            samples = await self._apart(served.is_vision, deadline, lambda: served.read_rows(body.rows, images.keep_for_row))
             samples = [few_images(sample, limits.max_images) for sample in samples]
             jobs = [job_of(sample, served, limits.max_new_tokens) for sample in samples if not isinstance(sample, Exception)]
             with at_work(self._worker, jobs):
@@ -225,6 +225,12 @@ class Desk:
     def _images(self) -> RequestImages:
         return RequestImages(self._limits, allow_urls=self._allow_image_urls, is_vision=self._served.is_vision)
 
-    async def _apart(self, is_slow: bool, read: Callable[[], T]) -> T:
+    async def _apart(self, is_slow: bool, deadline: float, read: Callable[[], T]) -> T:
         """Read a request: at once, or where images must be fetched or decoded in a thread, so that others need not wait."""
-        return await asyncio.get_running_loop().run_in_executor(self.readers, read) if is_slow else read()
+        if not is_slow:
+            return read()
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await asyncio.get_running_loop().run_in_executor(self.readers, read)
+        except TimeoutError:
+            raise Refusal(504, "reading the request's images took too long", code="timeout") from None

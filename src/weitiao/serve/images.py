@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 import tempfile
+import time
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
@@ -17,22 +19,29 @@ from weitiao.serve.refusal import Refusal
 
 FORMATS = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp"}
 FETCH_SECONDS = 10.0
+"""For all images of a request that are fetched, together: so long a reader is kept from others."""
+
+Fetch = Callable[[str, int, float], bytes]
+"""From a web address, the most bytes and the most seconds to what lies there."""
 
 
 class RequestImages:
     """A folder for the images of one request; gone when the request is. Use as a context."""
 
-    def __init__(self, limits: Limits, *, allow_urls: bool, is_vision: bool) -> None:
+    def __init__(self, limits: Limits, *, allow_urls: bool, is_vision: bool, fetch: Fetch = fetch_image) -> None:
         """Keep what is allowed; the folder is made for the first image.
 
         Args:
             limits: of the server.
             allow_urls: whether web addresses are fetched.
             is_vision: whether the model can see.
+            fetch: gets what lies at a web address.
         """
         self._limits = limits
         self._allow_urls = allow_urls
         self._is_vision = is_vision
+        self._fetch = fetch
+        self._fetch_until: float | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._n_kept = 0
 
@@ -100,7 +109,9 @@ class RequestImages:
                 " (whoever runs the server can allow it with --allow-image-urls)",
                 "image_urls_not_allowed",
             )
-        return fetch_image(url, self._limits.max_body_bytes, FETCH_SECONDS)
+        now = time.monotonic()
+        self._fetch_until = self._fetch_until or now + FETCH_SECONDS
+        return self._fetch(url, self._limits.max_body_bytes, self._fetch_until - now)
 
 
 def _looked_at(data: bytes, max_pixels: int) -> str:
