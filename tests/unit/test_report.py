@@ -88,7 +88,36 @@ def test_falling_perplexity_is_better(tmp_path: Path) -> None:
 def test_metric_that_the_recipe_selects_by_is_the_main_one(run: Path) -> None:
     recipe = (run / "recipe.yaml").read_text(encoding="utf-8")
     (run / "recipe.yaml").write_text(recipe.replace("evaluate: {}", "evaluate: {select_by: exact_match}"), encoding="utf-8")
+    select_by(run, None)
     assert "+70.0 points in Exact match" in page_of(run).text
+
+
+@pytest.mark.parametrize(
+    ("kind", "chosen_by", "headline"),
+    [
+        ("classification", "macro_f1", "+49.8 points in Macro F1"),
+        ("classification", "accuracy", "+43.0 points in Accuracy"),
+        ("classification", None, "+49.8 points in Macro F1"),
+        ("ocr", "cer", "Worse than the base model +11.0 points in Character error rate"),
+        ("ocr", "exact_match", "−19.0 points in Exact match"),
+        ("ocr", None, "+11.0 points in Character error rate"),
+        ("extraction", "exact_match", "+70.0 points in Exact match"),
+        ("extraction", "no_such_metric", "+35.3 points in Field F1"),
+    ],
+)
+def test_the_headline_judges_by_the_metric_that_chose_the_checkpoint(
+    tmp_path: Path, kind: str, chosen_by: str | None, headline: str
+) -> None:
+    run = make_run(tmp_path / "run", kind)
+    select_by(run, chosen_by)
+    assert headline in page_of(run).text
+
+
+def select_by(run: Path, metric: str | None) -> None:
+    """Record what chose the checkpoint; None for a run that stopped before."""
+    facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    facts["training"] = {**facts["training"], "select_by": metric}
+    (run / "run.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
 def test_answers_cut_off_at_the_limit_are_warned_of(run: Path) -> None:

@@ -3,12 +3,14 @@
 import pytest
 from markupsafe import Markup
 
+from weitiao.recipe.tasks import Caption, Classification, Conversation, Extraction, Ner, Ocr, TaskSection, Text
 from weitiao.report import svg
 from weitiao.report.curves import running_mean
 from weitiao.report.dataset import describe_data
 from weitiao.report.differences import compare_values, mark
 from weitiao.report.formulas import draw
-from weitiao.report.wording import difference, duration, figure, number, size, span
+from weitiao.report.wording import LOWER_IS_BETTER, MAIN_METRIC, difference, duration, figure, number, size, span
+from weitiao.tasks import make_task
 
 
 @pytest.mark.parametrize(
@@ -26,6 +28,25 @@ from weitiao.report.wording import difference, duration, figure, number, size, s
 )
 def test_figures(name: str, value: float | None, text: str) -> None:
     assert figure(name, value) == text
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        Extraction(kind="extraction", fields=["name"]),
+        Classification(kind="classification"),
+        Ner(kind="ner"),
+        Ocr(kind="ocr"),
+        Caption(kind="caption"),
+        Conversation(kind="chat"),
+        Text(kind="text"),
+    ],
+    ids=lambda section: section.kind,
+)
+def test_the_main_metric_is_the_one_that_the_task_selects_by(section: TaskSection) -> None:
+    task = make_task(section)
+    assert MAIN_METRIC[task.kind] == task.default_metric
+    assert task.lower_is_better <= LOWER_IS_BETTER
 
 
 def test_differences_have_a_sign_and_a_unit() -> None:

@@ -74,10 +74,11 @@ def _metrics(side: Side) -> Mapping[str, float]:
 
 
 def _main_metric(record: RunRecord) -> str | None:
+    """The metric that chose the checkpoint; what the recipe asks for, else the usual one, where the run stopped before it was recorded."""
     known = {**_metrics(record.baseline), **_metrics(record.tuned)}
     asked_for = (record.recipe.get("evaluate") or {}).get("select_by")
     selecting = (record.facts.get("training") or {}).get("select_by")
-    return next((name for name in (asked_for, MAIN_METRIC.get(record.task), selecting, *known) if name in known), None)
+    return next((name for name in (selecting, asked_for, MAIN_METRIC.get(record.task), *known) if name in known), None)
 
 
 def _row(name: str, record: RunRecord) -> MetricRow:

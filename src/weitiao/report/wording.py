@@ -37,13 +37,14 @@ LABELS = {
 }
 MAIN_METRIC = {
     "extraction": "field_f1",
-    "classification": "accuracy",
+    "classification": "macro_f1",
     "ner": "entity_f1",
-    "ocr": "exact_match",
+    "ocr": "cer",
     "caption": "cider",
     "chat": "rouge_l",
     "text": "perplexity",
 }
+"""What chooses the checkpoint of each kind of work where the recipe names no other metric."""
 LOWER_IS_BETTER = frozenset({"cer", "perplexity", "ece", "loss"})
 OWN_UNIT = frozenset({"perplexity", "cider", "loss"})
 """Metrics that are not shares of 1."""
