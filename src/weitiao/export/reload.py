@@ -70,8 +70,7 @@ def read_adapter(folder: Path, base: str) -> tuple[Any, Any]:
     """An adapter on its base in float32, its own generation settings in place of the base's, and its tokenizer."""
     from peft import PeftModel
 
-    network, _ = read_folder(Path(base))
-    network = PeftModel.from_pretrained(network, folder)
+    network: Any = PeftModel.from_pretrained(read_folder(Path(base))[0], folder)
     network.generation_config = GenerationConfig.from_pretrained(folder)
     return network, AutoTokenizer.from_pretrained(folder)
 
