@@ -58,10 +58,10 @@ class Calibration:
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> Calibration:
         """The inverse of ``as_json``; a number that is not one stands for null, as earlier versions wrote it."""
-        thresholds = (
+        rows: list[dict[str, Any]] = [
             {name: None if value is None or math.isnan(value) else value for name, value in row.items()} for row in content["thresholds"]
-        )
-        return Calibration(content["temperature"], tuple(Threshold(**row) for row in thresholds), content["n"])
+        ]
+        return Calibration(content["temperature"], tuple(Threshold(**row) for row in rows), content["n"])
 
 
 def fit_calibration(answers: Sequence[Answer], samples: Sequence[Sample]) -> Calibration | None:
