@@ -6,15 +6,13 @@ that chooses ``best/``, and a stop that leaves something to go on from.
 
 from __future__ import annotations
 
-import json
 import math
 import resource
 import shutil
 import sys
-import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +25,12 @@ from weitiao.log import Advance, logger, progress
 from weitiao.recipe.sections import Train
 from weitiao.seams import IGNORED, EncodedRow, LoadedModel, Steps, TrainResult, Vision
 from weitiao.train.arguments import training_arguments
+from weitiao.train.clock import Clock, Spent
 from weitiao.train.fast import fast_layers, fast_paths, has_answers_only_layer
 from weitiao.train.head import chunked_head_loss
 from weitiao.train.interrupt import StopFlag, stop_on_signals
 from weitiao.train.memory import free_bytes, must_recompute
 from weitiao.train.segments import micro_batch, segmented
-
-SPENT = "spent.json"
-"""In a checkpoint: what training had taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +85,7 @@ def run_training(
         trainer = _SegmentTrainer(model.network, model.vision, arguments, steps, hooks, section, names, best, reporter)
         trainer.recompute = recompute
         if newest:
-            trainer.clock.spent = _Spent.read(newest)
+            trainer.clock.spent = Spent.read(newest)
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
         spent = trainer.clock.until_now()
     if flag.is_set:
@@ -136,43 +132,6 @@ def peak_memory_bytes(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-@dataclass(slots=True)
-class _Spent:
-    """What training took so far, in all processes that went on from each other's checkpoints."""
-
-    seconds: float = 0.0
-    """From beginning to end, validation included."""
-    compute_seconds: float = 0.0
-    """Of the steps: forward, backward and optimizer."""
-    n_tokens: int = 0
-
-    @classmethod
-    def read(cls, checkpoint: Path) -> _Spent:
-        """What had been spent when a checkpoint was saved; nothing where it does not say."""
-        path = checkpoint / SPENT
-        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else cls()
-
-
-class _Clock(TrainerCallback):
-    """Times steps from the first forward pass to the updated weights."""
-
-    def __init__(self) -> None:
-        self.spent = _Spent()
-        self.step_tokens = 0
-        self._started = self._step_started = time.monotonic()
-
-    def until_now(self) -> _Spent:
-        """What training took so far."""
-        return replace(self.spent, seconds=self.spent.seconds + time.monotonic() - self._started)
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        self._step_started = time.monotonic()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        self.spent.n_tokens += self.step_tokens
-        self.spent.compute_seconds += time.monotonic() - self._step_started
-
-
 class _StepData(torch.utils.data.Dataset[list[EncodedRow]]):
     """The steps of the current epoch, in order; the Trainer's loader calls ``set_epoch``."""
 
@@ -210,7 +169,7 @@ class _SegmentTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.hooks, self.section, self.best, self.folder = hooks, section, best, Path(arguments.output_dir)
         self.names, self.vision, self.recompute = names, vision, False
-        self.clock = _Clock()
+        self.clock = Clock()
         self.add_callback(self.clock)
         self.step_supervised = 0
 
@@ -297,7 +256,7 @@ class _SegmentTrainer(Trainer):
         self._save_rng_state(str(partial))
         self.state.stateful_callbacks = {"TrainerControl": self.control.state()}  # type: ignore[assignment]  # a dict, whatever it is annotated
         self.state.save_to_json(str(partial / "trainer_state.json"))
-        (partial / SPENT).write_text(json.dumps(asdict(self.clock.until_now())), encoding="utf-8")
+        self.clock.until_now().write(partial)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
         old = sorted(final.parent.glob("step-*[0-9]"), key=lambda path: int(path.name.removeprefix("step-")))
