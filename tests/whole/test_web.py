@@ -1,10 +1,12 @@
 """The page in a real browser: typing, uploading, reading both answers; and that it asks nothing of any other machine."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from tests.tiny import sentences
 from tests.whole.test_export import SYSTEM, make_run
 
@@ -127,3 +129,20 @@ def test_an_uploaded_image_is_read_and_its_formula_drawn(browser: Any, tmp_path:
     assert seen == [(40, 20)] * 2
     assert [url for url in requests if not url.startswith((address, "data:", "blob:"))] == []
     assert refused == []
+
+
+def test_an_uploaded_file_goes_when_the_page_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+
+    def read(_text: str, _image: Path | None) -> Shown:
+        return Shown("a", "a", True, 0.1)
+
+    with open_page("formulas", "ocr", read, read, with_image=True, port=0) as address:
+        sent = requests.post(f"{address}gradio_api/upload", files={"files": ("formula.png", b"not looked at")}, timeout=60)
+        (path,) = sent.json()
+        assert Path(path).read_bytes() == b"not looked at"
+        assert Path(path).is_relative_to(tmp_path)
+    end = time.monotonic() + 10
+    while Path(path).exists():
+        assert time.monotonic() < end, "the upload stays"
+        time.sleep(0.1)

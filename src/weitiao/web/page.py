@@ -16,6 +16,8 @@ Answering = Callable[[str, Path | None], Shown]
 
 ONLY_THIS_MACHINE = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; form-action 'self'; frame-ancestors 'self'"
 """Content-Security-Policy: what the browser refuses even if a library's script asks for it."""
+CACHE_SECONDS = (60, 600)
+"""How often uploaded files are looked through, and how old they become; what is left goes when the page ends."""
 FORMULAS = [{"left": "$$", "right": "$$", "display": True}]
 
 
@@ -75,7 +77,7 @@ def _blocks(gradio: Any, title: str, kind: str, base: Answering, tuned: Answerin
         shown = [base(text, place), tuned(text, place)]
         return [draw(one, kind, text) for one in shown] + ([formula(one) for one in shown] if draws_formula else [])
 
-    with gradio.Blocks(title=title, analytics_enabled=False) as page:
+    with gradio.Blocks(title=title, analytics_enabled=False, delete_cache=CACHE_SECONDS) as page:
         gradio.Markdown(f"## {title}")
         image = [gradio.Image(type="filepath", label="Image", sources=["upload", "clipboard"], elem_id="image")] if with_image else []
         text = gradio.Textbox(label="Text", lines=4, elem_id="text", visible=not (with_image and kind in ("ocr", "caption")))
