@@ -11,6 +11,7 @@ from weitiao import answering, data, model, runs, serve, tasks
 from weitiao.errors import EngineError
 from weitiao.log import logger
 from weitiao.predict import calibrated
+from weitiao.seams import Sampling
 
 
 def serve_run(
@@ -65,6 +66,7 @@ def load_served(path: Path, name: str | None = None) -> serve.Served:
     run = runs.read_run(path)
     engine, loaded, renderer = answering.embedded_engine(run)
     task, recipe = answering.task_of(run)
+    drawn = recipe.evaluate
     facts = model.read_facts(run.path / "best")
     candidates, temperature = answering.candidates_of(run), answering.temperature_of(run)
     return serve.Served(
@@ -78,10 +80,10 @@ def load_served(path: Path, name: str | None = None) -> serve.Served:
         task=task,
         read_rows=lambda rows, find_image: data.read_rows(rows, recipe.data, task, find_image, candidates),
         calibrated=lambda probabilities: calibrated(probabilities, temperature),
-        system=tasks.usual_system(task, recipe.data.system, candidates),
-        max_new_tokens=recipe.evaluate.max_new_tokens,
-        batch_rows=recipe.evaluate.batch_size,
-        constrained=recipe.evaluate.constrained,
+        system=tasks.usual_system(task, facts.system, candidates),
+        sampling=Sampling(drawn.max_new_tokens, drawn.temperature, drawn.top_p, drawn.top_k, recipe.run.seed),
+        batch_rows=drawn.batch_size,
+        constrained=drawn.constrained,
         is_vision=loaded.is_vision,
     )
 

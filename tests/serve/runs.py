@@ -14,7 +14,16 @@ EXTRACTION = {"kind": "extraction", "fields": ["name", "address", "email", "ques
 CLASSIFICATION = {"kind": "classification", "labels": ["体育", "财经", "科技"]}
 
 
-def make_run(folder: Path, base: Path | str, task: dict[str, Any], *, max_new_tokens: int = 24, batch_size: int = 16, **data: Any) -> Path:
+def make_run(
+    folder: Path,
+    base: Path | str,
+    task: dict[str, Any],
+    *,
+    max_new_tokens: int = 24,
+    batch_size: int = 16,
+    evaluate: dict[str, Any] | None = None,
+    **data: Any,
+) -> Path:
     """Write a run folder.
 
     Args:
@@ -23,6 +32,7 @@ def make_run(folder: Path, base: Path | str, task: dict[str, Any], *, max_new_to
         task: the recipe's section.
         max_new_tokens: of the recipe.
         batch_size: of the recipe.
+        evaluate: other settings of the recipe's `evaluate`.
         **data: settings of the recipe's `data`.
 
     Returns:
@@ -33,7 +43,7 @@ def make_run(folder: Path, base: Path | str, task: dict[str, Any], *, max_new_to
             "task": task,
             "data": {"train": {"path": "rows.jsonl"}, **data},
             "model": {"path": str(base)},
-            "evaluate": {"max_new_tokens": max_new_tokens, "batch_size": batch_size},
+            "evaluate": {"max_new_tokens": max_new_tokens, "batch_size": batch_size, **(evaluate or {})},
         }
     )
     run = runs.open_run(folder, "new")

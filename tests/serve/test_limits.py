@@ -77,6 +77,10 @@ def test_a_key_is_needed(server, header):
     assert requests.get(server.url + "/health", timeout=60).status_code == 200
 
 
+def test_with_a_key_any_name_may_be_asked_for(server):
+    assert requests.get(server.url + "/v1/models", headers={**server.headers, "Host": "models.example"}, timeout=60).status_code == 200
+
+
 def test_the_model_has_the_name_that_it_was_given(server):
     assert [card["id"] for card in server.get("/v1/models").json()["data"]] == ["themes"]
 

@@ -21,7 +21,7 @@ from weitiao.seams import Sample
 from weitiao.serve import Limits, VllmRun, open_socket, read_keys, start_vllm, vllm_command
 from weitiao.serve.counts import Counts
 from weitiao.serve.fetch import addresses, fetch_image, is_public
-from weitiao.serve.gate import Gate
+from weitiao.serve.gate import Gate, is_local
 from weitiao.serve.images import RequestImages
 from weitiao.serve.jobs import Job
 from weitiao.serve.refusal import Refusal
@@ -252,6 +252,19 @@ def test_a_body_that_does_not_arrive_is_given_up():
 
     asyncio.run(ask())
     assert sent[0]["status"] == 408
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:8000", "LocalHost", "127.0.0.1:8000", "127.0.0.5", "[::1]", "[::1]:8000"])
+def test_a_host_header_names_this_machine(host):
+    assert is_local(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", "evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.nip.io", "8.8.8.8", "a@localhost", "[::1", "::1", "[x]"],
+)
+def test_a_host_header_names_another_machine(host):
+    assert not is_local(host)
 
 
 def png(width: int, height: int) -> bytes:

@@ -208,6 +208,25 @@ def test_rows_are_answered_and_bad_ones_say_why(server, served):
     assert done["usage"]["completion_tokens"] == 48
 
 
+def test_a_name_that_was_made_to_point_here_is_refused(server):
+    """What a browser sends for a page of another name that now resolves to 127.0.0.1."""
+    port = server.url.rsplit(":", 1)[1]
+    for path in ("/v1/models", "/health", "/openapi.json"):
+        refused = requests.get(server.url + path, headers={"Host": f"evil.example:{port}"}, timeout=60)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "host_not_allowed")
+    assert requests.get(server.url + "/v1/models", headers={"Host": f"localhost:{port}"}, timeout=60).status_code == 200
+
+
+def test_the_time_to_the_first_text_is_counted(server):
+    n_before = server.metric("weitiao_first_token_seconds_count")
+    asked = {"messages": [{"role": "user", "content": TEXT}], "max_tokens": 8}
+    requests.post(server.url + "/v1/chat/completions", json=asked, timeout=60)
+    assert server.metric("weitiao_first_token_seconds_count") == n_before
+    assert "delta" in requests.post(server.url + "/v1/chat/completions", json={**asked, "stream": True}, timeout=60).text
+    assert server.metric("weitiao_first_token_seconds_count") == n_before + 1
+    assert 0 < server.metric("weitiao_first_token_seconds_sum") < 60
+
+
 def test_curl_reads_a_stream_and_a_health(server):
     body = json.dumps({"messages": [{"role": "user", "content": TEXT}], "max_tokens": 5, "stream": True})
     words = ["curl", "-sN", f"{server.url}/v1/chat/completions", "-H", "Content-Type: application/json", "-d", body]

@@ -7,12 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from starlette.requests import Request
 
-from tests.serve.runs import CLASSIFICATION, make_run
+from tests.serve.runs import CLASSIFICATION, EXTRACTION, make_run
 from weitiao.errors import EngineError
 from weitiao.seams import Constraint, Sample, Sampling, text_message
-from weitiao.serve import Served
+from weitiao.serve import Limits, Served
+from weitiao.serve.app import Desk
+from weitiao.serve.counts import Counts
 from weitiao.serve.jobs import Failed, Finished, Job
+from weitiao.serve.refusal import Refusal
+from weitiao.serve.rows import job_of
+from weitiao.serve.schemas import PredictRequest
 from weitiao.serve.worker import Worker
 from weitiao.serving import load_served
 
@@ -75,3 +81,19 @@ def test_what_nobody_foresaw_is_told_to_its_own_request(news, caplog):
         assert isinstance(failed.error, AttributeError)
         assert failed.is_ours
     assert "was not foreseen" in caplog.text
+
+
+def test_rows_that_can_never_wait_together_are_too_many(served):
+    worker = Worker(served.engine, served.new_batch, served.renderer.decode, lambda _: (), lambda _: None, batch_rows=1, max_waiting=1)
+    desk = Desk(served, Limits(max_waiting=1), worker, Counts(), allow_image_urls=False)
+    with pytest.raises(Refusal, match="2 rows are more than the 1 prompts that may wait here; send them in several requests") as caught:
+        asyncio.run(desk.predict(PredictRequest(rows=[{"input": "a"}, {"input": "b"}]), Request({"type": "http"})))
+    assert (caught.value.status, caught.value.retry_after) == (413, None)
+
+
+def test_rows_are_drawn_as_in_evaluation(tiny_qwen3: Path, tmp_path: Path):
+    evaluate = {"temperature": 1.5, "top_p": 0.9, "top_k": 50}
+    served = load_served(make_run(tmp_path / "run", tiny_qwen3, EXTRACTION, evaluate=evaluate))
+    (sample,) = served.read_rows([{"input": "王伟，北京市和平路3号。"}], lambda _: Path())
+    assert job_of(sample, served, 1000).sampling == Sampling(24, 1.5, 0.9, 50, seed=42)
+    assert job_of(sample, served, 7).sampling == Sampling(7, 1.5, 0.9, 50, seed=42)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
@@ -40,9 +41,10 @@ N_READERS = 16
 STATUSES = {
     400: "The request is wrong; the message says where",
     401: "A key is needed",
+    403: "The Host header names another machine",
     404: "There is no such model",
     408: "The body took too long to arrive",
-    413: "The body is too large",
+    413: "The body is too large, or has more rows than prompts may wait",
     415: "The body is not JSON",
     500: "The model could not answer",
     503: "Too many prompts are waiting; Retry-After says when to ask again",
@@ -69,7 +71,9 @@ EVENT = {
 """A server-sent event of a streamed answer, in the words of OpenAPI 3.2."""
 
 
-def make_app(served: Served, limits: Limits, keys: Keys | None = None, *, allow_image_urls: bool = False) -> tuple[Gate, Worker]:
+def make_app(
+    served: Served, limits: Limits, keys: Keys | None = None, *, allow_image_urls: bool = False, only_local: bool = False
+) -> tuple[Gate, Worker]:
     """Make the server's application.
 
     Args:
@@ -77,6 +81,7 @@ def make_app(served: Served, limits: Limits, keys: Keys | None = None, *, allow_
         limits: of every request.
         keys: who may ask; None for everybody who reaches the port.
         allow_image_urls: whether images are fetched from public web addresses.
+        only_local: whether requests must name this machine in their Host header.
 
     Returns:
         The ASGI application, and the worker that its requests wait for; the application starts and stops it.
@@ -107,7 +112,7 @@ def make_app(served: Served, limits: Limits, keys: Keys | None = None, *, allow_
     # Kept by FastAPI as what it publishes. An event is no response of a route, so its schema comes in by hand.
     chunk = models_json_schema([(ChatCompletionChunk, "serialization")], ref_template=SCHEMAS + "{model}")[1]["$defs"]
     app.openapi()["components"]["schemas"].update(chunk)
-    return Gate(app, keys=keys, limits=limits, counts=counts), worker
+    return Gate(app, keys=keys, limits=limits, counts=counts, only_local=only_local), worker
 
 
 def _labels(task: Task, sample: Sample) -> Sequence[str]:
@@ -143,29 +148,33 @@ class Desk:
             "description": "The answer; server-sent events with `stream`",
             "content": {"text/event-stream": {"itemSchema": EVENT}},
         }
-        got: Responses = {401: errors[401]}
+        got: Responses = {401: errors[401], 403: errors[403]}
         add = router.add_api_route
         add("/v1/chat/completions", self.chat, methods=["POST"], response_model=ChatCompletion, responses={200: stream, **errors})
         add("/v1/tasks/predict", self.predict, methods=["POST"], response_model=PredictResponse, responses=errors)
         add("/v1/models", self.models, response_model=ModelList, responses={**got})
         add("/v1/models/{model}", self.model, response_model=ModelCard, responses={**got, 404: errors[404], "4XX": {"model": Error}})
         failing = {"model": Health, "description": "The model's thread has ended, or the server is stopping"}
-        add("/health", self.health, response_model=Health, responses={503: failing})
+        add("/health", self.health, response_model=Health, responses={403: errors[403], 503: failing})
         add("/metrics", self.metrics, response_class=Response, responses={**got})
         return router
 
     async def chat(self, body: ChatRequest, request: Request) -> Response | ChatCompletion:
         """Answer a conversation."""
         self._check_model(body.model)
-        deadline = asyncio.get_running_loop().time() + self._limits.max_seconds
+        deadline, arrived = asyncio.get_running_loop().time() + self._limits.max_seconds, time.monotonic()
         with ExitStack() as stack:
             images = stack.enter_context(self._images())
             has_images = any(not isinstance(turn.content, str) for turn in body.messages)
             served, limits = self._served, self._limits
             asked = await self._apart(
-                has_images, deadline, lambda: read_chat(body, images, limits, system=served.system, max_new_tokens=served.max_new_tokens)
+                has_images,
+                deadline,
+                lambda: read_chat(body, images, limits, system=served.system, max_new_tokens=served.sampling.max_new_tokens),
             )
-            job = Job(asked.sample, asked.sampling, asked.constraint, asked.stops, bool(body.stream), limits.max_prompt_tokens)
+            job = Job(
+                asked.sample, asked.sampling, asked.constraint, asked.stops, bool(body.stream), limits.max_prompt_tokens, started=arrived
+            )
             stack.enter_context(at_work(self._worker, [job]))
             if body.stream:
                 with_usage = body.stream_options is not None and body.stream_options.include_usage
@@ -189,6 +198,9 @@ class Desk:
             samples = await self._apart(served.is_vision, deadline, lambda: served.read_rows(body.rows, images.keep_for_row))
             samples = [few_images(sample, limits.max_images) for sample in samples]
             jobs = [job_of(sample, served, limits.max_new_tokens) for sample in samples if not isinstance(sample, Exception)]
+            if len(jobs) > limits.max_waiting:
+                what = f"{len(jobs)} rows are more than the {limits.max_waiting} prompts that may wait here; send them in several requests"
+                raise Refusal(413, what, code="too_many_rows", param="rows")
             with at_work(self._worker, jobs):
                 return await while_connected(predicted(samples, jobs, served, self._counts, deadline), request.receive)
 

@@ -65,10 +65,14 @@ async def answer_events(job: Job, name: str, counts: Counts, deadline: float, *,
         return _event(made.model_dump(exclude=None if with_usage else {"usage"}))
 
     yield chunk([ChunkChoice(delta=Delta(role="assistant", content=""))])
+    has_text = False
     try:
         async for event in events(job, deadline):
             text = event.text if isinstance(event, Piece | Finished) else ""
             if text:
+                if not has_text:
+                    has_text = True
+                    counts.first_token(time.monotonic() - job.started)
                 yield chunk([ChunkChoice(delta=Delta(content=text))])
             if isinstance(event, Finished):
                 counts.answer(event.answer)

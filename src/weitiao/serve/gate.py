@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import MutableMapping
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,6 +21,7 @@ from weitiao.serve.keys import Keys
 from weitiao.serve.limits import Limits
 from weitiao.serve.refusal import Refusal
 
+HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+)(:[0-9]+)?")
 OPEN_PATHS = frozenset({"/health", "/openapi.json"})
 """Answered without a key."""
 
@@ -25,7 +29,7 @@ OPEN_PATHS = frozenset({"/health", "/openapi.json"})
 class Gate:
     """Lets requests through to an app, or answers them with a refusal."""
 
-    def __init__(self, app: ASGIApp, *, keys: Keys | None, limits: Limits, counts: Counts) -> None:
+    def __init__(self, app: ASGIApp, *, keys: Keys | None, limits: Limits, counts: Counts, only_local: bool = False) -> None:
         """Keep the parts.
 
         Args:
@@ -33,11 +37,14 @@ class Gate:
             keys: who may ask; None for everybody.
             limits: of the server.
             counts: gets every request.
+            only_local: whether requests must name this machine in their Host header. A page in a browser here can have its own name point
+                to 127.0.0.1, and would otherwise be let in with no key.
         """
         self._app = app
         self._keys = keys
         self._limits = limits
         self._counts = counts
+        self._only_local = only_local
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request.
@@ -70,6 +77,9 @@ class Gate:
             self._counts.request(_route(scope), status, time.monotonic() - started)
 
     def _check(self, scope: Scope, headers: MutableMapping[str, str]) -> None:
+        if self._only_local and not is_local(headers.get("host", "")):
+            what = "this server answers requests to localhost only; for other names start it with --api-key-file"
+            raise Refusal(403, what, code="host_not_allowed")
         if self._keys is not None and scope["path"] not in OPEN_PATHS and not self._keys.allow(headers.get("authorization")):
             raise Refusal(401, "a key is needed: send it as `Authorization: Bearer KEY`", code="invalid_api_key")
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -96,6 +106,15 @@ class Gate:
                         return bytes(body)
         except TimeoutError:
             raise Refusal(408, f"the body did not arrive in {self._limits.max_upload_seconds:g} s", code="upload_timeout") from None
+
+
+def is_local(host: str) -> bool:
+    """Whether a Host header is ``localhost`` or a loopback address, with or without a port."""
+    name = urlsplit(f"//{host}").hostname if HOST.fullmatch(host) else None
+    try:
+        return name == "localhost" or ip_address(name or "").is_loopback
+    except ValueError:
+        return False
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

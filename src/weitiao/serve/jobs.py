@@ -55,3 +55,4 @@ class Job:
     is_over: bool = False
     """Set by either side: nobody waits for it any more, or it has its answer."""
     started: float = field(default_factory=time.monotonic)
+    """When its request had arrived."""

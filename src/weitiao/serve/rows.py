@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 from weitiao import errors
-from weitiao.seams import Answer, Sample, Sampling
+from weitiao.seams import Answer, Sample
 from weitiao.serve.counts import Counts
 from weitiao.serve.jobs import Job
 from weitiao.serve.refusal import Refusal
@@ -29,7 +30,7 @@ def job_of(sample: Sample, served: Served, max_new_tokens: int) -> Job:
     if served.task.answer_mode == "labels":
         return Job(sample, None)
     constraint = served.task.constraint(sample) if served.constrained else None
-    sampling = Sampling(max_new_tokens=min(served.max_new_tokens, max_new_tokens))
+    sampling = replace(served.sampling, max_new_tokens=min(served.sampling.max_new_tokens, max_new_tokens))
     return Job(sample, sampling, constraint, max_prompt_tokens=served.max_prompt_tokens)
 
 

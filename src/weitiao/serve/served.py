@@ -9,7 +9,7 @@ from typing import Any
 
 from weitiao.errors import RowError
 from weitiao.infer import StepBatch
-from weitiao.seams import Engine, Renderer, Sample, Task
+from weitiao.seams import Engine, Renderer, Sample, Sampling, Task
 
 ReadRows = Callable[[Sequence[Mapping[str, Any]], Callable[[str], Path]], Sequence[Sample | RowError]]
 """From rows of the task, and from what keeps an image by its address, to samples or what is wrong with them."""
@@ -36,8 +36,8 @@ class Served:
     """From label probabilities to those at the temperature that was chosen on validation rows."""
     system: str | None
     """System message of the training rows; None where they have none or differ."""
-    max_new_tokens: int
-    """Of an answer, where a request does not say."""
+    sampling: Sampling
+    """How answers to rows are drawn, as in evaluation; a chat request has its ``max_new_tokens`` where it does not say."""
     batch_rows: int
     """Most answers that are written side by side."""
     constrained: bool

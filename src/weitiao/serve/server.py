@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from ipaddress import ip_address
 
 from weitiao.errors import CommandError
 from weitiao.serve.keys import Keys
@@ -69,5 +70,6 @@ def run_server(
     from weitiao.serve.app import make_app
     from weitiao.serve.life import live
 
-    app, worker = make_app(served, limits, keys, allow_image_urls=allow_image_urls)
+    only_local = keys is None and ip_address(listening.getsockname()[0]).is_loopback
+    app, worker = make_app(served, limits, keys, allow_image_urls=allow_image_urls, only_local=only_local)
     live(app, worker, listening, limits, ready)
