@@ -26,7 +26,7 @@ class FieldSpec(BaseModel):
     optional: bool = False
     """Whether the field may be missing or null."""
     copied: bool = True
-    """Whether a value must stand in the text; one that does not is flagged in the answer. For ``string`` and ``list``."""
+    """Whether a value must stand in the text; one that does not is flagged in the answer. Numbers count by value, dates by day."""
 
     @model_validator(mode="after")
     def values_belong_to_enum(self) -> Self:
