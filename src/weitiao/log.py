@@ -9,12 +9,12 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from typing import Protocol
 
 logger = logging.getLogger("weitiao")
 
-Advance = Callable[[int], None]
-Tell = Callable[[int, float, str], None]
-"""Units done since the last call, units' worth of work that is begun, and words about it."""
+Tell = Callable[[int, float, str, bool], None]
+"""Units done since the last call, units' worth of work that is begun, words about it, and whether the units were done before."""
 Display = Callable[[str, int | None, str], AbstractContextManager[Tell]]
 
 
@@ -23,7 +23,20 @@ def _silent(_title: str, _total: int | None, _unit: str) -> Iterator[Tell]:
     yield _nothing
 
 
-def _nothing(_n_done: int, _n_begun: float, _words: str) -> None:
+class Advance(Protocol):
+    """Moves a progress display on."""
+
+    def __call__(self, n_done: int, *, before: bool = False) -> None:
+        """Tell that units are done.
+
+        Args:
+            n_done: since the last call.
+            before: by an earlier process, so that they say nothing about the rate.
+        """
+        ...
+
+
+def _nothing(_n_done: int, _n_begun: float, _words: str, _before: bool) -> None:
     """What is told to nobody."""
 
 
@@ -46,7 +59,7 @@ def progress(title: str, total: int | None, unit: str = "rows") -> Iterator[Adva
     with _display.get()(title, total, unit) as tell:
         before = _tell.set(tell)
         try:
-            yield lambda n_done: tell(n_done, 0.0, "")
+            yield lambda n_done, *, before=False: tell(n_done, 0.0, "", before)
         finally:
             _tell.reset(before)
 
@@ -58,7 +71,7 @@ def at_work(n_begun: float, words: str) -> None:
         n_begun: units' worth of work in them; 0 where that cannot be said.
         words: what is at work, e.g. ``64 at work, 12 of at most 256 tokens``; empty for nothing.
     """
-    _tell.get()(0, n_begun, words)
+    _tell.get()(0, n_begun, words, False)
 
 
 def install_display(display: Display) -> None:

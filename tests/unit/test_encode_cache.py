@@ -280,7 +280,7 @@ def test_progress_counts_every_row(renderer: Any) -> None:
     @contextmanager
     def display(title: str, total: int | None, unit: str) -> Iterator[Any]:
         done: list[int] = []
-        yield lambda n_done, _n_begun, _words: done.append(n_done)
+        yield lambda n_done, *_: done.append(n_done)
         shown.append((title, total, unit, sum(done)))
 
     def shown_while_encoding(rows: list[Sample]) -> None:

@@ -142,6 +142,23 @@ def test_progress_within_a_wide_batch(n_done, n_begun, line):
     assert progress_line("answering", n_done, 170, "rows", 90.0, n_begun, words) == line
 
 
+@pytest.mark.parametrize(
+    ("n_done", "line"),
+    [
+        (77, "training: 77 of 194 steps, 20 s"),
+        (81, "training: 81 of 194 steps, 5.0 s/step, 9 min 25 s left"),
+        (194, "training: 194 steps, 5.8 steps/s, 20 s"),
+    ],
+    ids=["nothing new", "only new steps have a rate", "at the end"],
+)
+def test_progress_of_work_that_goes_on(n_done, line):
+    assert progress_line("training", n_done, 194, "steps", 20.0, n_before=77) == line
+
+
+def test_progress_of_work_that_was_done_before():
+    assert progress_line("answering", 8, 8, "rows", 2.0, n_before=8) == "answering: 8 rows, 2.0 s"
+
+
 @pytest.mark.parametrize(("seconds", "words"), [(0.42, "0.4 s"), (45, "45 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")])
 def test_duration(seconds, words):
     assert duration(seconds) == words

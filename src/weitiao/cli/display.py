@@ -70,7 +70,9 @@ def rate(n_done: float, seconds: float, unit: str) -> str:
     return f"{per_second:,.1f} {unit}/s" if per_second < 100 else f"{per_second:,.0f} {unit}/s"
 
 
-def progress_line(title: str, n_done: int, total: int | None, unit: str, seconds: float, n_begun: float = 0.0, words: str = "") -> str:
+def progress_line(
+    title: str, n_done: int, total: int | None, unit: str, seconds: float, n_begun: float = 0.0, words: str = "", n_before: int = 0
+) -> str:
     """One line that says how far work has come.
 
     Args:
@@ -81,18 +83,19 @@ def progress_line(title: str, n_done: int, total: int | None, unit: str, seconds
         seconds: since the start.
         n_begun: units' worth of work in those that are not done.
         words: about those.
+        n_before: of the units done, those that an earlier process did.
 
     Returns:
         Such as ``answering: 120 of 400 rows, 3.2 rows/s, 1 min 27 s left``; no rate before a unit's worth of work is done.
     """
-    n_worth = n_done + n_begun
+    n_worth = n_done - n_before + n_begun
     about = f", {words}" if words else ""
     if total is not None and n_done < total and n_worth < 1:
         return f"{title}: {n_done:,} of {total:,} {unit}{about}, {duration(seconds)}"
     speed = rate(n_worth, seconds, unit)
     if total is None or n_done >= total:
-        return f"{title}: {n_done:,} {unit}, {speed}, {duration(seconds)}"
-    left = duration(seconds / n_worth * max(0.0, total - n_worth))
+        return f"{title}: {n_done:,} {unit}, {f'{speed}, ' if n_worth else ''}{duration(seconds)}"
+    left = duration(seconds / n_worth * max(0.0, total - n_done - n_begun))
     return f"{title}: {n_done:,} of {total:,} {unit}{about}, {speed}, {left} left"
 
 
@@ -100,20 +103,21 @@ def _lines(console: Console) -> Display:
     @contextmanager
     def display(title: str, total: int | None, unit: str) -> Iterator[Tell]:
         started = last = time.monotonic()
-        n_done = 0
+        n_done = n_before = 0
         begun = (0.0, "")
 
-        def tell(n: int, n_begun: float, words: str) -> None:
-            nonlocal n_done, last, begun
+        def tell(n: int, n_begun: float, words: str, before: bool) -> None:
+            nonlocal n_done, n_before, last, begun
             n_done += n
+            n_before += n if before else 0
             begun = (max(0.0, begun[0] - n), begun[1]) if n else (n_begun, words)
             now = time.monotonic()
             if now - last >= SECONDS_BETWEEN_LINES and n_done != total:
                 last = now
-                _print(console, progress_line(title, n_done, total, unit, now - started, *begun))
+                _print(console, progress_line(title, n_done, total, unit, now - started, *begun, n_before))
 
         yield tell
-        _print_end(console, title, n_done, unit, time.monotonic() - started)
+        _print_end(console, title, n_done, n_before, unit, time.monotonic() - started)
 
     return display
 
@@ -127,15 +131,16 @@ def _bars(console: Console) -> Display:
     def display(title: str, total: int | None, unit: str) -> Iterator[Tell]:
         if not bars.tasks:
             bars.start()
-        task = bars.add_task(title, total=total, unit=unit, n_begun=0.0, words="")
+        task = bars.add_task(title, total=total, unit=unit, n_begun=0.0, words="", n_before=0)
         started = time.monotonic()
-        n_done = 0
+        n_done = n_before = 0
 
-        def tell(n: int, n_begun: float, words: str) -> None:
-            nonlocal n_done
+        def tell(n: int, n_begun: float, words: str, before: bool) -> None:
+            nonlocal n_done, n_before
             n_done += n
+            n_before += n if before else 0
             if n:
-                bars.advance(task, n)
+                bars.update(task, advance=n, n_before=n_before)
             else:
                 bars.update(task, n_begun=n_begun, words=words)
 
@@ -145,7 +150,7 @@ def _bars(console: Console) -> Display:
             bars.remove_task(task)
             if not bars.tasks:
                 bars.stop()
-        _print_end(console, title, n_done, unit, time.monotonic() - started)
+        _print_end(console, title, n_done, n_before, unit, time.monotonic() - started)
 
     return display
 
@@ -159,16 +164,16 @@ def _words_column() -> ProgressColumn:
 
         def render(self, task: Task) -> Text:
             total = None if task.total is None else int(task.total)
-            begun = (task.fields["n_begun"], task.fields["words"])
+            begun = (task.fields["n_begun"], task.fields["words"], task.fields["n_before"])
             line = progress_line("", int(task.completed), total, task.fields["unit"], task.elapsed or 0.0, *begun)
             return Text(line.removeprefix(": "))
 
     return Words()
 
 
-def _print_end(console: Console, title: str, n_done: int, unit: str, seconds: float) -> None:
+def _print_end(console: Console, title: str, n_done: int, n_before: int, unit: str, seconds: float) -> None:
     if seconds >= SECONDS_WORTH_A_LINE:
-        _print(console, progress_line(title, n_done, n_done, unit, seconds))
+        _print(console, progress_line(title, n_done, n_done, unit, seconds, n_before=n_before))
 
 
 def _print(console: Console, line: str) -> None:

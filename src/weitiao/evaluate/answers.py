@@ -49,7 +49,7 @@ def collect(
     with ExitStack() as stack:
         advance = stack.enter_context(log.progress(title, len(samples), "rows"))
         part = stack.enter_context((folder / PART).open("a", encoding="utf-8")) if folder is not None else None
-        advance(len(answers))
+        advance(len(answers), before=True)
         for place, answer in ask(engine, task, [samples[i] for i in missing], section, seed) if missing else ():
             i = missing[place]
             answers[i] = answer

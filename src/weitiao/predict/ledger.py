@@ -61,7 +61,7 @@ class Ledger:
     def pass_over(self, n_rows: int) -> None:
         """Count rows that an earlier call answered."""
         self._n_already += n_rows
-        self._advance(n_rows)
+        self._advance(n_rows, before=True)
 
     def write(self, sample: Sample, answer: Answer, confidence: float | None, asked: str) -> None:
         """Write a row's answer, an unsure one with its prompt; ``asked`` says what was asked of which weights."""

@@ -275,7 +275,7 @@ class _Reporter(TrainerCallback):
             self.write({"step": state.global_step, "epoch": state.epoch or 0.0} | logs)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        self.advance(state.global_step)
+        self.advance(state.global_step, before=True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         self.advance(1)
