@@ -81,7 +81,7 @@ def plan_recipe(recipe: Recipe, *, measure: bool = False) -> Plan:
     free = train.free_bytes(device) - parts["libraries"] - parts["weights"]
     recompute = recipe.train.gradient_checkpointing or train.must_recompute(outlined.network, largest, recipe.train.optim, free)
     parts["activations"] = train.kept_bytes_per_token(outlined.network, recompute=recompute) * largest
-    parts["workspace"] = train.WORKSPACE_BYTES
+    parts["workspace"] = train.workspace_bytes(outlined.network, largest)
     computed = sum(map(sum, sizes))
     if measure:
         seconds_per_token, training = _measured(recipe, steps)

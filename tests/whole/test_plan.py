@@ -51,6 +51,7 @@ def test_a_plan_counts_what_will_be_trained(recipe: Path) -> None:
     held = sum(planned["memory"][part] for part in ("libraries", "weights", "optimizer"))
     assert planned["answering_bytes"] > held
     assert planned["peak_bytes"] == max(planned["training_bytes"], planned["answering_bytes"])
+    assert planned["memory"]["workspace"] < 50e6, "a tiny model needs next to nothing"
     assert planned["measured"] is False
     assert 0 < planned["n_supervised_tokens"] < planned["n_tokens"]
     assert {path.name for path in recipe.parent.iterdir()} == before

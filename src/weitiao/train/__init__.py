@@ -8,10 +8,9 @@ needs of them is handed to it as ``TrainHooks``.
 from weitiao.train.arguments import number_of_steps
 from weitiao.train.fast import fast_paths
 from weitiao.train.loop import TrainHooks, run_training
-from weitiao.train.memory import WORKSPACE_BYTES, free_bytes, kept_bytes_per_token, must_recompute
+from weitiao.train.memory import free_bytes, kept_bytes_per_token, must_recompute, workspace_bytes
 
 __all__ = [
-    "WORKSPACE_BYTES",
     "TrainHooks",
     "fast_paths",
     "free_bytes",
@@ -19,4 +18,5 @@ __all__ = [
     "must_recompute",
     "number_of_steps",
     "run_training",
+    "workspace_bytes",
 ]

@@ -8,11 +8,10 @@ import psutil
 import torch
 
 from weitiao.log import logger
+from weitiao.train.head import HEAD_CHUNK_ELEMENTS
 
 SHARE_OF_FREE = 0.8
 """Part of the free memory that training may plan with: the rest is for what cannot be counted beforehand."""
-WORKSPACE_BYTES = 600_000_000
-"""The head's logits and one layer's gradients."""
 
 
 def must_recompute(network: Any, n_tokens: int, optim: str, free: int) -> bool:
@@ -29,7 +28,7 @@ def must_recompute(network: Any, n_tokens: int, optim: str, free: int) -> bool:
     """
     trained = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters() if parameter.requires_grad)
     # Gradients, and AdamW's two averages; Adafactor's take a thousandth of that.
-    needed = (3 if optim == "adamw" else 1) * trained + n_tokens * kept_bytes_per_token(network) + WORKSPACE_BYTES
+    needed = (3 if optim == "adamw" else 1) * trained + n_tokens * kept_bytes_per_token(network) + workspace_bytes(network, n_tokens)
     if needed <= SHARE_OF_FREE * free:
         return False
     logger.info(
@@ -54,6 +53,22 @@ def kept_bytes_per_token(network: Any, *, recompute: bool = False) -> int:
     attention = 2 * config.hidden_size + head_size * (2 * heads + 2 * groups)
     mlp = 0 if recompute else 2 * config.intermediate_size
     return int(config.num_hidden_layers * (attention + mlp) * torch.finfo(network.dtype).bits // 8)
+
+
+def workspace_bytes(network: Any, n_tokens: int) -> int:
+    """What a micro-batch takes for a moment: a chunk of logits with what its loss is computed by, and two layers' gradients.
+
+    Args:
+        network: the tuned network.
+        n_tokens: of the micro-batch.
+
+    Returns:
+        Bytes, in float32.
+    """
+    config = network.config.get_text_config()
+    n_logits = min(HEAD_CHUNK_ELEMENTS, n_tokens * config.vocab_size)
+    n_layer = 3 * config.hidden_size * config.intermediate_size + 4 * config.hidden_size**2
+    return 4 * int(4 * n_logits + 2 * n_layer)
 
 
 def free_bytes(device: torch.device) -> int:
