@@ -16,7 +16,7 @@ from typing import IO
 
 import requests
 
-from weitiao import chat, infer, model, runs, spread, tasks
+from weitiao import chat, evaluate, infer, model, runs, spread, tasks
 from weitiao.cache import cache_root
 from weitiao.errors import CommandError, EngineError
 from weitiao.predict import WINDOW
@@ -90,8 +90,14 @@ def candidates_of(run: runs.Run) -> tuple[str, ...]:
 
 def temperature_of(run: runs.Run, name: str = "tuned") -> float:
     """Of label probabilities, as validation rows chose it for ``baseline`` or ``tuned``; 1 where nothing was calibrated."""
+    calibration = calibration_of(run, name)
+    return calibration.temperature if calibration else 1.0
+
+
+def calibration_of(run: runs.Run, name: str) -> evaluate.Calibration | None:
+    """What validation rows chose for ``baseline`` or ``tuned``; None where nothing was calibrated."""
     is_there = (run.path / name / "calibration.json").exists()
-    return float(run.read(f"{name}/calibration")["temperature"]) if is_there else 1.0
+    return evaluate.Calibration.from_json(run.read(f"{name}/calibration")) if is_there else None
 
 
 def _embedded(run: runs.Run, argument: str) -> Iterator[Engine]:

@@ -38,13 +38,8 @@ def evaluate_run(path: Path, other: Path | None = None, baseline: bool = False) 
         rows = data.load_samples(recipe.data, task, recipe.run.seed).test
     if not rows:
         raise CommandError("there are no rows to score", where=str(path), hint="name a file: --data rows.jsonl")
-    calibration = _calibration(run, "baseline" if baseline else "tuned")
+    calibration = answering.calibration_of(run, "baseline" if baseline else "tuned")
     return evaluate.measure(engine, task, rows, None, recipe.evaluate, title="answering", seed=recipe.run.seed, calibration=calibration)
-
-
-def _calibration(run: runs.Run, name: str) -> evaluate.Calibration | None:
-    is_there = (run.path / name / "calibration.json").exists()
-    return evaluate.Calibration.from_json(run.read(f"{name}/calibration")) if is_there else None
 
 
 def predict_run(
