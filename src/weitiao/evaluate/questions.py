@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from weitiao.evaluate.answers import sampling_of
 from weitiao.recipe.sections import Evaluate
-from weitiao.seams import Constraint, Engine, Sample, text_message
+from weitiao.seams import Constraint, Engine, Sample, literal, text_message
 
 BEGINNING = re.compile(r"(.*[\w)\]）】》」』\"”'’])([^\w\s)\]）】》」』\"”'’]+\s*|\s+)", re.DOTALL)
 """Text up to its last word or closing mark, and the marks and white space after it."""
@@ -49,8 +49,4 @@ def _cut(sample: Sample) -> tuple[Sample, str]:
 
 
 def _begins_with(marks: str) -> Constraint | None:
-    if not marks:
-        return None
-    # A line break itself would end the pattern where decoding reads it.
-    escaped = re.escape(marks).replace("\\\n", r"\n").replace("\\\r", r"\r")
-    return Constraint(regex=rf"{escaped}(?:.|\n)*")
+    return Constraint(regex=rf"{literal(marks)}(?:.|\n)*") if marks else None

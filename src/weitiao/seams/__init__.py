@@ -5,7 +5,7 @@ Order of the path: ``Record`` (a row as read) -> ``Sample`` (a conversation with
 ``tokens.py``, ``models.py`` and ``answers.py``, the protocols in ``protocols.py``. Knows nothing of how any of it is done.
 """
 
-from weitiao.seams.answers import Answer, Artifact, Comparison, Constraint, EndedBy, Prediction, RunSummary, Sampling, Scores
+from weitiao.seams.answers import Answer, Artifact, Comparison, Constraint, EndedBy, Prediction, RunSummary, Sampling, Scores, literal
 from weitiao.seams.data import (
     DataReport,
     Entity,
@@ -59,5 +59,6 @@ __all__ = [
     "Tracker",
     "TrainResult",
     "Vision",
+    "literal",
     "text_message",
 ]

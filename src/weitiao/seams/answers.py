@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,18 @@ class Constraint:
     choices: tuple[str, ...] | None = None
     regex: str | None = None
     """A pattern that the whole answer matches: literals, classes, groups, ``|``, ``?``, ``*`` and ``+``; no look-around."""
+
+
+def literal(text: str) -> str:
+    """A pattern for ``Constraint.regex`` that matches one text.
+
+    Args:
+        text: any; a line break in it is written out, for the character itself would end the pattern where decoding reads it.
+
+    Returns:
+        The text, escaped.
+    """
+    return re.escape(text).replace("\\\n", r"\n").replace("\\\r", r"\r")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import numpy as np
 
 from weitiao.errors import RowError
 from weitiao.recipe.tasks import Classification
-from weitiao.seams import Answer, AnswerMode, Constraint, Prediction, Record, RowProblem, Sample, text_message
+from weitiao.seams import Answer, AnswerMode, Constraint, Prediction, Record, RowProblem, Sample, literal, text_message
 from weitiao.tasks.audit import common_problems, refuse
 from weitiao.tasks.prompt import make_wording, prompt_messages, single_turn
 from weitiao.tasks.scoring import f1_row, plain, precision_recall_f1, ratio
@@ -42,8 +42,7 @@ def answer_pattern(labels: Sequence[str]) -> str:
     Returns:
         A pattern that every trained answer matches. Which label is the last one is chosen first, so that no look-ahead is needed.
     """
-    # A line break itself would end the pattern where decoding reads it.
-    escaped = [re.escape(label).replace("\\\n", r"\n").replace("\\\r", r"\r") for label in labels]
+    escaped = [literal(label) for label in labels]
     before = [f"(?:{label}{SEPARATOR})?" for label in escaped]
     return "|".join([re.escape(NO_LABEL), *("".join(before[:i]) + last for i, last in enumerate(escaped))])
 
