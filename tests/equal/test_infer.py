@@ -188,6 +188,44 @@ def test_a_schema_gives_json_in_the_style_of_the_trained_answers(loaded: LoadedM
     assert any(ord(letter) > 127 for answer in found.values() for letter in answer.text), "raw Chinese must be allowed"
 
 
+@pytest.mark.parametrize("limit", [20, 26, 40])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_schema_gives_whole_json_however_few_tokens_are_left(loaded: LoadedModel, limit: int, temperature: float) -> None:
+    names = {"type": "array", "items": {"type": "string"}}
+    fields = {"address": {"type": "string"}, "names": names, "kind": {"enum": ["地点", "机构"]}, "total": {"type": ["number", "null"]}}
+    schema = {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+    held = Constraint(json_schema=schema)
+    engine = make_engine(loaded, renderer_of(loaded))
+    whole = '{"address": "", "names": [], "kind": "地点", "total": null}'
+    limit += len(loaded.processor.encode(whole, add_special_tokens=False))
+    sampling = Sampling(limit, temperature=temperature)
+    found = dict(engine.generate(samples(), sampling, lambda _sample: held))
+    cut = [answer for answer in found.values() if answer.ended_by == "length"]
+    assert len(cut) > len(found) / 2, "weights that know nothing write on and on"
+    for answer in found.values():
+        assert list(json.loads(answer.text)) == list(fields)
+        assert json.loads(answer.text)["kind"] in ("地点", "机构")
+        assert answer.n_new_tokens <= limit
+    longer = dict(engine.generate(samples(), replace(sampling, max_new_tokens=limit + 40), lambda _sample: held))
+    own = [sum(a == b for a, b in zip(longer[i].text, answer.text, strict=False)) for i, answer in found.items()]
+    assert sum(own) / len(own) > 15, "up to its end the answer is the model's own"
+
+
+def test_an_answer_that_cannot_be_whole_is_cut_at_its_limit(loaded: LoadedModel) -> None:
+    engine = make_engine(loaded, renderer_of(loaded))
+    found = dict(engine.generate(samples(), Sampling(5), lambda _sample: Constraint(json_schema=SCHEMA)))
+    assert {(answer.ended_by, answer.n_new_tokens) for answer in found.values()} == {("length", 5)}
+
+
+def test_a_list_by_pattern_ends_behind_a_whole_entry(loaded: LoadedModel) -> None:
+    entry = r'\{"name": "[a-z一-龥]+", "kind": "(PER|ORG)"\}'
+    pattern = rf"{entry}(\n{entry})*"
+    found = dict(make_engine(loaded, renderer_of(loaded)).generate(samples(), Sampling(90), lambda _sample: Constraint(regex=pattern)))
+    assert any(answer.ended_by == "length" for answer in found.values())
+    for answer in found.values():
+        assert all(json.loads(line)["kind"] in ("PER", "ORG") for line in answer.text.split("\n"))
+
+
 def test_label_probabilities_are_those_of_each_whole_sequence(loaded: LoadedModel, packed: bool) -> None:
     renderer = renderer_of(loaded)
     rows = samples()

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weitiao.chat import make_renderer
@@ -13,7 +13,7 @@ from weitiao.evaluate import answer_questions
 from weitiao.infer.constrain import Grammars
 from weitiao.recipe.sections import Chat, Evaluate
 from weitiao.recipe.tasks import Classification, Ner, Text
-from weitiao.seams import Answer, Entity, Record
+from weitiao.seams import Answer, Constraint, Entity, Record
 from weitiao.tasks import make_task
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared/data"
@@ -122,3 +122,42 @@ def test_every_trained_answer_of_the_real_files_can_be_decoded(name):
         entities = tuple(Entity(e["start_idx"], e["end_idx"], e["entity_text"], e["entity_label"]) for e in row["entities"])
         sample = task.make_sample(Record("f:1", "1", text=row["text"], entities=entities))
         assert re.fullmatch(task.constraint(sample).regex, sample.messages[-1].text)
+
+
+FORMS = {
+    "name": {"type": "string"},
+    "date": {"anyOf": [{"type": "string", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}$"}, {"type": "null"}]},
+    "kind": {"enum": ["地点", "机构", "\\"]},
+    "amount": {"type": "number"},
+    "tags": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+    "sure": {"type": "boolean"},
+}
+WHOLE = Constraint(json_schema={"type": "object", "properties": FORMS, "required": list(FORMS), "additionalProperties": False})
+ROOM = 120
+
+
+@settings(deadline=None)
+@given(
+    name=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x7f"), max_size=12),
+    date=st.sampled_from(["2026-11-22", None]),
+    amount=st.sampled_from([-3.25, 0, 12]),
+    tags=st.lists(st.sampled_from(["一", 'a"b', "\n", "null"]), min_size=1, max_size=3),
+    cut=st.floats(0, 1),
+)
+def test_json_is_finished_from_wherever_its_limit_comes_near(tiny_tokenizer, name, date, amount, tags, cut):
+    grammars = Grammars(tiny_tokenizer, len(tiny_tokenizer), make_renderer(tiny_tokenizer, Chat(), "head"))
+    value = {"name": name, "date": date, "kind": "\\", "amount": amount, "tags": tags, "sure": True}
+    whole = tiny_tokenizer.encode(json.dumps(value, ensure_ascii=False), add_special_tokens=False)
+    tokens = whole[: int(cut * len(whole))]
+    (more,) = tiny_tokenizer.encode("a", add_special_tokens=False)
+    matcher, answer = grammars.matcher(WHOLE, "f:1", 256), []
+    for i in range(len(tokens) + ROOM):
+        n_left = len(tokens) + ROOM - i
+        answer.append(matcher.in_time(tokens[i], n_left + 1000) if i < len(tokens) else matcher.in_time(more, n_left))
+        assert matcher.take(answer[-1])
+        if matcher.is_complete():
+            break
+    written = tiny_tokenizer.decode(answer)
+    assert list(json.loads(written)) == list(FORMS)
+    assert written.startswith(tiny_tokenizer.decode(tokens).rstrip("\ufffd"))
+    assert matcher.was_closed() == (len(tokens) < len(whole))

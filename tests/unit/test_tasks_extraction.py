@@ -229,6 +229,13 @@ def test_reading_never_raises_and_gives_json(answer):
         json.dumps(found, allow_nan=False)
 
 
+def test_an_answer_that_the_limit_ended_is_flagged():
+    it, text = task(), '{"name": "张三", "email": "z@x.cn"}'
+    cut, whole = (it.parse(Answer(text, 1, 1, ended_by), it.make_sample(record())) for ended_by in ("length", "constraint"))
+    assert (len(cut.flags), whole.flags) == (1, ())
+    assert "limit on new tokens" in cut.flags[0]
+
+
 def test_a_value_that_stands_nowhere_in_the_text_is_flagged():
     assert parse('{"name": "李四", "email": "z@x.cn"}').flags == ("name: not in the text",)
     assert parse('{"name": "张 三", "email": "ｚ@x.cn"}').flags == ()

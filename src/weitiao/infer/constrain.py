@@ -3,6 +3,7 @@
 llguidance does the work (MIT, 3 MB, no dependencies, a few microseconds per token; xgrammar would bring Triton and TVM along).
 JSON is written as ``json.dumps(value, ensure_ascii=False)`` writes it, fields in the schema's order, so that a model trained on such
 answers gives the same answer with and without the constraint. Where answers think first, the constraint begins after the think block.
+Near the limit on new tokens an answer is brought to its end, so that it is whole; see ``closing.py``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 
 from weitiao.errors import EngineError
+from weitiao.infer.closing import LONGEST_ENDING, Endings, InTime
 from weitiao.seams import Constraint, Renderer, text_message
 
 if TYPE_CHECKING:
@@ -37,17 +39,19 @@ MAX_FORCED = 1024
 class Matcher:
     """Follows one answer."""
 
-    def __init__(self, inner: Any, n_vocab: int, tokenize: Callable[[bytes], list[int]]) -> None:
+    def __init__(self, inner: Any, n_vocab: int, tokenize: Callable[[bytes], list[int]], limit: InTime) -> None:
         """Keep llguidance's matcher, which nobody else may use.
 
         Args:
             inner: at the beginning of an answer.
             n_vocab: width of the logits.
             tokenize: text to tokens, as the tokenizer cuts it.
+            limit: sees to it that the answer ends in time.
         """
         self._inner = inner
         self._n_vocab = n_vocab
         self._tokenize = tokenize
+        self._limit = limit
 
     def allowed(self) -> torch.Tensor:
         """Which tokens may come next: bool, one per entry of the vocabulary, on the CPU; ``EngineError`` where that cannot be said."""
@@ -66,6 +70,18 @@ class Matcher:
         """How many of these tokens may come next, one after the other."""
         return int(self._inner.validate_tokens(list(token_ids)))
 
+    def in_time(self, token_id: int, n_left: int) -> int:
+        """The token to take, so that the answer is whole within its limit wherever that is possible.
+
+        Args:
+            token_id: that the model chose.
+            n_left: tokens that may be taken yet, this one included.
+
+        Returns:
+            The same; or, near the limit, one that leads to the answer's end.
+        """
+        return self._limit.choose(self._inner, token_id, n_left)
+
     def take(self, token_id: int) -> bool:
         """Move on by a token; False where that is not possible, and ``problem`` says why."""
         return bool(self._inner.consume_token(token_id))
@@ -77,6 +93,10 @@ class Matcher:
     def is_complete(self) -> bool:
         """Whether nothing may follow any more."""
         return bool(self._inner.is_stopped())
+
+    def was_closed(self) -> bool:
+        """Whether the limit, and not the model, ended the answer."""
+        return self._limit.has_closed
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +167,11 @@ class AfterThoughts:
         room = token_ids[: self._max_thoughts - self._n_thoughts]
         return next((i for i, token in enumerate(room) if token in self._stop_token_ids), len(room))
 
+    def in_time(self, token_id: int, n_left: int) -> int:
+        """The token to take, so that the answer is whole within its limit; thoughts have a limit of their own."""
+        is_answer = self._has_begun and self._n_thoughts is None and not self._owed
+        return self._matcher.in_time(token_id, n_left) if is_answer else token_id
+
     def take(self, token_id: int) -> bool:
         """Move on by a token; False where that is not possible."""
         is_first, self._has_begun = not self._has_begun, True
@@ -170,6 +195,10 @@ class AfterThoughts:
         """Whether nothing may follow any more."""
         return self._n_thoughts is None and not self._owed and self._matcher.is_complete()
 
+    def was_closed(self) -> bool:
+        """Whether the limit, and not the model, ended the answer."""
+        return self._matcher.was_closed()
+
 
 class Grammars:
     """Compiled constraints of one tokenizer, each compiled once."""
@@ -187,7 +216,8 @@ class Grammars:
         self._stop_token_ids = list(renderer.stop_token_ids)
         self._block = think_block(renderer)
         self._prepared: Any = None
-        self._compiled: dict[str, Any] = {}
+        self._endings: Endings | None = None
+        self._compiled: dict[str, tuple[Any, int]] = {}
         self._tokenize = lru_cache(MAX_FORCED)(self._tokenize_anew)
 
     def matcher(self, constraint: Constraint | None, origin: str, max_new_tokens: int) -> Matcher | AfterThoughts | None:
@@ -211,7 +241,10 @@ class Grammars:
             if len(self._compiled) >= MAX_COMPILED:
                 self._compiled.clear()
             self._compiled[grammar] = self._compile(grammar, origin)
-        matcher = Matcher(self._compiled[grammar].deep_copy(), self._n_vocab, self._tokenize)
+        compiled, n_shortest = self._compiled[grammar]
+        assert self._endings is not None, "made where a constraint is compiled"
+        limit = InTime(self._endings, n_shortest, self._stop_token_ids)
+        matcher = Matcher(compiled.deep_copy(), self._n_vocab, self._tokenize, limit)
         if self._block is None:
             return matcher
         return AfterThoughts(matcher, self._block, self._stop_token_ids, max_new_tokens * 3 // 4)
@@ -219,16 +252,19 @@ class Grammars:
     def _tokenize_anew(self, text: bytes) -> list[int]:
         return list(self._prepared.tokenize_bytes(text))
 
-    def _compile(self, grammar: str, origin: str) -> Any:
+    def _compile(self, grammar: str, origin: str) -> tuple[Any, int]:
+        """A matcher at the beginning of an answer, and tokens of the shortest way found from there to the end."""
         from llguidance import LLMatcher, LLTokenizer
 
         if self._prepared is None:
             rules = self._tokenizer.backend_tokenizer.to_str()
             self._prepared = LLTokenizer(rules, n_vocab=self._n_vocab, eos_token=self._stop_token_ids)
+            self._endings = Endings(self._prepared)
         matcher = LLMatcher(self._prepared, grammar, log_level=0)
         if matcher.is_error():
             raise EngineError(f"the constraint cannot be compiled: {matcher.get_error()}", where=origin)
-        return matcher
+        assert self._endings is not None, "made with the tokenizer"
+        return matcher, len(self._endings.after(matcher, LONGEST_ENDING) or [])
 
 
 def _grammar(constraint: Constraint, origin: str) -> str:

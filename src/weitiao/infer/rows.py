@@ -99,20 +99,22 @@ class Row:
         if self.matcher:
             logits_V.masked_fill_(~self.matcher.allowed().to(logits_V.device), -torch.inf)
         if self.generator:
-            return draw(logits_V.cpu(), self.sampling, self.generator)
-        return int(logits_V.argmax()) if self.matcher else likeliest
+            token = draw(logits_V.cpu(), self.sampling, self.generator)
+        else:
+            token = int(logits_V.argmax()) if self.matcher else likeliest
+        return self.matcher.in_time(token, self.sampling.max_new_tokens - len(self.answer_ids)) if self.matcher else token
 
     def take(self, token: int, stop_ids: frozenset[int]) -> None:
         """Add a token to the answer, which may finish it; raises ``EngineError`` where a constraint cannot be followed."""
         self.answer_ids.append(token)
         if token in stop_ids:
-            self.ended_by = "stop"
+            self.ended_by = "length" if self.matcher and self.matcher.was_closed() else "stop"
             return
         if self.matcher:
             if not self.matcher.take(token):
                 raise EngineError(f"the answer left its constraint: {self.matcher.problem()}", where=self.prompt.sample.origin)
             if self.matcher.is_complete():
-                self.ended_by = "constraint"
+                self.ended_by = "length" if self.matcher.was_closed() else "constraint"
                 return
         if len(self.answer_ids) >= self.sampling.max_new_tokens:
             self.ended_by = "length"

@@ -105,7 +105,8 @@ class ExtractionTask:
             sample: that was answered.
 
         Returns:
-            A dict with every field, None where the answer lacks it; a copied value that stands nowhere in the text is flagged.
+            A dict with every field, None where the answer lacks it; a copied value that stands nowhere in the text is flagged, and an
+            answer that was brought to its end by the limit on new tokens.
         """
         reading = read_objects(answer.text)
         if not reading.objects:
@@ -119,6 +120,8 @@ class ExtractionTask:
         value = {name: found.get(name) for name in self.fields}
         text = source_text(sample)
         flags = [f"{name}: not in the text" for name, spec in self.fields.items() if not_in_text(value[name], spec, text)]
+        if answer.ended_by == "length":
+            flags.append("ended by the limit on new tokens: the last values may be cut short or filled in")
         return Prediction(value, reading.form == "object", tuple(forgiven), tuple(flags))
 
     def for_rows(self, samples: Sequence[Sample]) -> ExtractionTask:  # noqa: ARG002 - needs nothing of the set
