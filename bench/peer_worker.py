@@ -87,6 +87,9 @@ def plain():
     network = AutoModelForCausalLM.from_pretrained(SETTINGS["base"], dtype=getattr(torch, SETTINGS["dtype"]))
 
     def encode(row):
+        if len(row) == 1:  # a document: all of it is learnt, and where it ends
+            ids = (tokenizer(row[0]["content"])["input_ids"] + tokenizer.convert_tokens_to_ids(["<|endoftext|>"]))[: SETTINGS["cut"]]
+            return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": ids}
         prompt = tokenizer.apply_chat_template(row[:-1], add_generation_prompt=True, tokenize=True, return_dict=False)
         answer = tokenizer(row[-1]["content"] + "<|im_end|>", add_special_tokens=False)["input_ids"]
         ids = (prompt + answer)[: SETTINGS["cut"]]

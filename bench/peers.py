@@ -33,8 +33,8 @@ USUAL = {"peer": "plain", "batch": 4, "recompute": True}
 """The script as people write it: batches of four, gradient checkpointing."""
 
 
-def settings_to_try(peers: list[str], size: str) -> list[dict[str, Any]]:
-    """Every contestant in every setting of that size."""
+def settings_to_try(peers: list[str], size: str, rows_per_step: int) -> list[dict[str, Any]]:
+    """Every contestant in every setting of that size whose batches fit into a step."""
     one = {"packing": False}
     ours = [{"peer": "weitiao", "batch": 1, "recompute": False}]
     others: list[dict[str, Any]] = []
@@ -48,8 +48,9 @@ def settings_to_try(peers: list[str], size: str) -> list[dict[str, Any]]:
         others = [entry for entry in others if entry["peer"] != "plain"]
     tried: list[dict[str, Any]] = []
     for entry in [*ours, USUAL, *others]:
-        if entry["peer"] in peers and one | entry not in tried:
-            tried.append(one | entry)
+        entry = one | entry | {"batch": min(entry["batch"], rows_per_step)}
+        if entry["peer"] in peers and entry not in tried:
+            tried.append(entry)
     return tried
 
 
@@ -153,7 +154,7 @@ def main() -> None:
         shared |= {"micro_batch_tokens": options.micro_batch_tokens}
         rate = gemm_rate(config, dtype=getattr(torch, dtype))
         counts: dict[str, list[int]] = {}
-        for settings in settings_to_try(options.peers, options.size):
+        for settings in settings_to_try(options.peers, options.size, n_per_step):
             python = python_of(settings["peer"], options.cache)
             if python is None:
                 report["results"].append({"name": settings["peer"], "failed": "its requirements cannot be installed"})
@@ -204,7 +205,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=list(SIZES), default="quick")
     parser.add_argument("--peers", nargs="+", default=["weitiao", "plain", "trl", "llamafactory", "swift"])
-    parser.add_argument("--kinds", nargs="+", help="classification, extraction, capybara, or files of JSON lines")
+    parser.add_argument("--kinds", nargs="+", help="classification, extraction, capybara, documents, or files of JSON lines")
     parser.add_argument("--rows", type=int, help="rows to make or read; the first steps x rows-per-step of them are used")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--rows-per-step", type=int)

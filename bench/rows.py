@@ -10,6 +10,7 @@ from typing import Any
 from weitiao.demo.complaints import SYSTEM, make_complaints
 
 LABELS = ("体育", "财经", "科技", "娱乐", "教育", "军事", "时政", "房产", "环境", "交通")
+CAPYBARA = Path(__file__).parents[2] / "shared/data/capybara"
 CLASSIFY = "你是一个文本分类领域的专家，你会接收到一段文本和几个潜在的分类选项，请输出文本内容的正确类型"
 
 
@@ -18,17 +19,15 @@ def make_rows(kind: str, n: int, seed: int = 42) -> list[list[dict[str, str]]]:
 
     Args:
         kind: ``classification`` (50 to 900 tokens, long-tailed, an answer of a few tokens), ``extraction`` (120 to 250 tokens, an answer of
-            60 to 120), or ``capybara`` (the four published conversations).
+            60 to 120), ``capybara`` (the four published conversations) or ``documents`` (their four documents, each one message).
         n: how many.
         seed: equal seeds give equal rows.
 
     Returns:
         For each row its messages.
     """
-    if kind == "capybara":
-        path = Path(__file__).parents[2] / "shared/data/capybara/sft_train.json"
-        read = json.loads(path.read_text(encoding="utf-8"))
-        rows = [[dict(message) for message in row["messages"]] for row in read]
+    if kind in ("capybara", "documents"):
+        rows = _capybara() if kind == "capybara" else _documents()
         return [rows[i % len(rows)] for i in range(n)]
     if kind == "extraction":
         return [_messages(row["system"] or SYSTEM, row["instruction"], row["output"]) for row in make_complaints(n, seed)]
@@ -41,6 +40,17 @@ def make_rows(kind: str, n: int, seed: int = 42) -> list[list[dict[str, str]]]:
         label = dice.choice(LABELS)
         made.append(_messages(CLASSIFY, f"文本:{text}（{label}）,类型选型:{list(LABELS)}", label))
     return made
+
+
+def _capybara() -> list[list[dict[str, str]]]:
+    """With the empty system message that was published, so that no template puts its own."""
+    read = json.loads((CAPYBARA / "sft_train.json").read_text(encoding="utf-8"))
+    return [[{"role": "system", "content": ""}, *(m for m in row["messages"] if m["role"] != "system")] for row in read]
+
+
+def _documents() -> list[list[dict[str, str]]]:
+    files = sorted((CAPYBARA / "raw").glob("*.txt"))
+    return [[{"role": "assistant", "content": file.read_text(encoding="utf-8")}] for file in files]
 
 
 def read_rows(path: Path, n: int) -> list[list[dict[str, str]]]:
