@@ -47,8 +47,8 @@ def settings_to_try(peers: list[str], size: str, rows_per_step: int) -> list[dic
     elif size == "quick":
         others = [entry for entry in others if entry["peer"] != "plain"]
     tried: list[dict[str, Any]] = []
-    for entry in [*ours, USUAL, *others]:
-        entry = one | entry | {"batch": min(entry["batch"], rows_per_step)}
+    for wanted in [*ours, USUAL, *others]:
+        entry = one | wanted | {"batch": min(wanted["batch"], rows_per_step)}
         if entry["peer"] in peers and entry not in tried:
             tried.append(entry)
     return tried

@@ -17,6 +17,7 @@ from weitiao.seams import RunSummary
 
 SUMMARY = "sweep"
 """Name of the JSON file in the sweep's folder."""
+OTHER_SWEEP = "name the values it was started with, start another sweep with -o FOLDER, or train all trials anew with --replace"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,8 @@ def run_sweep(recipe_path: Path, overrides: Sequence[str], path: Path, mode: run
         raise CommandError("the sweep's folder exists", where=str(path), hint="--resume goes on with it, -o FOLDER starts another")
     if mode == "resume":
         for name, recipe in zip(names, recipes, strict=True):
-            _refuse_other_settings(path / name, recipe)
+            if _facts(path / name):
+                runs.read_run(path / name).refuse_other_recipe(recipe, OTHER_SWEEP)
     trials = []
     for name, trial, recipe in zip(names, wanted, recipes, strict=True):
         logger.info("%s of %d: %s", name, len(wanted), " ".join(trial))
@@ -121,17 +123,6 @@ def run_sweep(recipe_path: Path, overrides: Sequence[str], path: Path, mode: run
     summary = SweepSummary(path, metric, tuple(trials), winner, run)
     runs.Run(path).save(SUMMARY, {name: getattr(summary, name) for name in ("metric", "trials", "winner")})
     return summary
-
-
-def _refuse_other_settings(path: Path, recipe: Recipe) -> None:
-    if not _facts(path):
-        return
-    before, after = (runs.settings(each) for each in (runs.read_run(path).recipe(), recipe))
-    names = [name for name in {**before, **after} if before.get(name) != after.get(name) and name != "run.path"]
-    if names:
-        lines = [f"{name}: was {before.get(name)!r}, now {after.get(name)!r}" for name in names]
-        advice = "name the values it was started with, start another sweep with -o FOLDER, or train all trials anew with --replace"
-        raise CommandError(f"{path.name} was started with other settings", where=str(path), hint="\n".join([*lines, advice]))
 
 
 def _train(path: Path, name: str, overrides: tuple[str, ...], recipe: Recipe, mode: runs.Mode) -> Trial:

@@ -96,7 +96,7 @@ def test_a_sweep_does_not_go_on_with_trials_of_other_values(sweep: Path, recipe:
     before = read(sweep / "sweep.json")
     done = weitiao("run", recipe, "--sweep", "train.learning_rate=1e-5,5e-2", "model.tuning.r=4", "-o", sweep, "--resume", code=2)
     shown = " ".join(done.stderr.split())
-    assert "trial-2 was started with other settings" in shown
+    assert "trial-2: the recipe has changed since this run was started" in shown
     assert "train.learning_rate: was 0.001, now 0.05" in shown
     assert "-o FOLDER" in shown
     assert "--replace" in shown

@@ -16,11 +16,11 @@ from weitiao.data.shapes import Recognised
 from weitiao.data.sources import listed, read_source, reading_of
 from weitiao.data.split import TEST, TRAIN, VALID, assign_parts, group_rows, mixed
 from weitiao.data.store import Store, StoredSamples, StoreWriter
-from weitiao.data.values import NO_LABEL, SEPARATORS
+from weitiao.data.values import SEPARATORS
 from weitiao.errors import DataError, RowError
 from weitiao.log import progress
 from weitiao.recipe.sections import Data
-from weitiao.seams import DataReport, Record, SampleSet, Task
+from weitiao.seams import NO_LABEL, DataReport, Record, SampleSet, Task
 
 
 @dataclass(slots=True)

@@ -12,8 +12,6 @@ from weitiao.data.rows import RejectedRowError
 
 SEPARATORS = re.compile(r"\s*[,，、;；|\n]\s*")
 """Between texts that stand in one cell."""
-NO_LABEL = "无"
-"""What a row says that can have several labels and has none; ``tasks/classification.py`` trains it."""
 
 
 def parsed(value: Any) -> Any:

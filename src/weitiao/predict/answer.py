@@ -210,14 +210,16 @@ class _Asker:
 
 def question_key(sample: Sample, identity: str) -> str:
     """What was asked of which weights, in 16 hexadecimal digits: the row's text and candidates, and the names of its images."""
-    messages = sample.prompt or sample.messages
-    turns = [[message.role, [[part.text, part.image.name if part.image else ""] for part in message.parts]] for message in messages]
-    return hexadecimal(json.dumps([identity, turns, list(sample.candidates)], ensure_ascii=False))
+    return hexadecimal(identity + _asked(sample, lambda image: image.name))
 
 
 def prompt_key(sample: Sample) -> bytes:
     """What an answer depends on, in 16 bytes; for a document, its text."""
+    return hashlib.blake2b(_asked(sample, str).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _asked(sample: Sample, name: Callable[[Path], str]) -> str:
+    """The turns before the answer, or a document, with images by name, and the candidates."""
     messages = sample.prompt or sample.messages
-    turns = [[message.role, [[part.text, str(part.image or "")] for part in message.parts]] for message in messages]
-    text = json.dumps([turns, list(sample.candidates)], ensure_ascii=False)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    turns = [[message.role, [[part.text, name(part.image) if part.image else ""] for part in message.parts]] for message in messages]
+    return json.dumps([turns, list(sample.candidates)], ensure_ascii=False)

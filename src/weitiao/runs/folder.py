@@ -170,9 +170,28 @@ class Run:
             if self.lock is not None:
                 self.lock.release()
 
+    def refuse_other_recipe(self, recipe: Recipe, advice: str) -> None:
+        """Raise where the run was started with other settings.
+
+        Args:
+            recipe: that it is to go on with.
+            advice: what to do then.
+
+        Raises:
+            CommandError: it names the settings, what they were and what they are.
+        """
+        before, after = (settings(each) for each in (self.recipe(), recipe))
+        names = [name for name in {**before, **after} if before.get(name) != after.get(name) and name != "run.path"]
+        if names:
+            lines = [f"{name}: was {before.get(name)!r}, now {after.get(name)!r}" for name in names[:N_DIFFERENCES_SHOWN]]
+            more = [f"and {len(names) - N_DIFFERENCES_SHOWN} more"] if len(names) > N_DIFFERENCES_SHOWN else []
+            raise CommandError(
+                "the recipe has changed since this run was started", where=str(self.path), hint="\n".join([*lines, *more, advice])
+            )
+
     def _start(self, recipe: Recipe) -> None:
         if self.mode == "resume" and (self.path / "recipe.yaml").exists():
-            self._refuse_other_recipe(recipe)
+            self.refuse_other_recipe(recipe, "resume with the recipe it was started with, or start another run with -o")
         facts = first_facts(recipe)
         if self.mode == "resume" and (self.path / "run.json").exists():
             earlier = self.read("run")
@@ -185,17 +204,6 @@ class Run:
             self.update(status=status, finished=now())
         except WeitiaoError as error:  # the run's own error matters more than this one
             logger.warning("the end of the run could not be recorded: %s", error)
-
-    def _refuse_other_recipe(self, recipe: Recipe) -> None:
-        before, after = (settings(each) for each in (self.recipe(), recipe))
-        names = [name for name in {**before, **after} if before.get(name) != after.get(name) and name != "run.path"]
-        if names:
-            lines = [f"{name}: was {before.get(name)!r}, now {after.get(name)!r}" for name in names[:N_DIFFERENCES_SHOWN]]
-            more = [f"and {len(names) - N_DIFFERENCES_SHOWN} more"] if len(names) > N_DIFFERENCES_SHOWN else []
-            advice = "resume with the recipe it was started with, or start another run with -o"
-            raise CommandError(
-                "the recipe has changed since this run was started", where=str(self.path), hint="\n".join([*lines, *more, advice])
-            )
 
 
 def _merged(facts: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Order of the path: ``Record`` (a row as read) -> ``Sample`` (a conversation with
 
 from weitiao.seams.answers import Answer, Artifact, Comparison, Constraint, EndedBy, Prediction, RunSummary, Sampling, Scores, literal
 from weitiao.seams.data import (
+    NO_LABEL,
     DataReport,
     Entity,
     Finding,
@@ -26,6 +27,7 @@ from weitiao.seams.tokens import IGNORED, EncodedRow, EncodedSet, Picture, Rende
 
 __all__ = [
     "IGNORED",
+    "NO_LABEL",
     "Answer",
     "AnswerMode",
     "Artifact",

@@ -9,6 +9,9 @@ from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
 
+NO_LABEL = "无"
+"""The answer of a row that may have several labels and has none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entity:

@@ -16,7 +16,7 @@ import numpy as np
 
 from weitiao.errors import RowError
 from weitiao.recipe.tasks import Classification
-from weitiao.seams import Answer, AnswerMode, Constraint, Prediction, Record, RowProblem, Sample, literal, text_message
+from weitiao.seams import NO_LABEL, Answer, AnswerMode, Constraint, Prediction, Record, RowProblem, Sample, literal, text_message
 from weitiao.tasks.audit import common_problems, refuse
 from weitiao.tasks.prompt import make_wording, prompt_messages, single_turn
 from weitiao.tasks.scoring import f1_row, plain, precision_recall_f1, ratio
@@ -27,8 +27,6 @@ SEPARATOR = "；"
 """Between labels of a multi-label answer; no label holds it."""
 OTHER_SEPARATORS = re.compile(r"([;,，、|\n])")
 """Read between labels as well, where the text around them is no label."""
-NO_LABEL = "无"
-"""The answer of a multi-label row without labels."""
 UNREADABLE = "(none of the labels)"
 """Column of the confusion matrix for answers that are no label."""
 
