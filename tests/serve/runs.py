@@ -42,7 +42,7 @@ def make_run(
         {
             "task": task,
             "data": {"train": {"path": "rows.jsonl"}, **data},
-            "model": {"path": str(base)},
+            "model": {"path": str(base), "dtype": "float32"},  # in bfloat16 a row beside others may choose another token
             "evaluate": {"max_new_tokens": max_new_tokens, "batch_size": batch_size, **(evaluate or {})},
         }
     )

@@ -45,6 +45,7 @@ def _make(checkpoint: Path, export: Export, run_path: Path, samples: Sequence[Sa
     logger.info("exporting: %s", folder)
     try:
         check = MAKERS[export.kind](checkpoint, export, run_path, partial, samples)
+        write_card(partial, checkpoint, run_path, kind=export.kind, check=check)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     except OSError as error:
@@ -55,38 +56,28 @@ def _make(checkpoint: Path, export: Export, run_path: Path, samples: Sequence[Sa
     return Artifact(export.kind, folder, size_bytes, check)
 
 
-def _make_adapter(checkpoint: Path, _export: Export, run_path: Path, folder: Path, samples: Sequence[Sample]) -> dict[str, object]:
-    check = write_adapter(checkpoint, folder, samples)
-    write_card(folder, checkpoint, run_path, kind="adapter", check=check)
-    return check
+def _make_adapter(checkpoint: Path, _export: Export, _run_path: Path, folder: Path, samples: Sequence[Sample]) -> dict[str, object]:
+    return write_adapter(checkpoint, folder, samples)
 
 
-def _make_merged(checkpoint: Path, export: Export, run_path: Path, folder: Path, samples: Sequence[Sample]) -> dict[str, object]:
+def _make_merged(checkpoint: Path, export: Export, _run_path: Path, folder: Path, samples: Sequence[Sample]) -> dict[str, object]:
     assert export.kind == "merged"
-    check = write_merged(checkpoint, folder, export.dtype, samples)
-    write_card(folder, checkpoint, run_path, kind="merged", check=check)
-    return check
+    return write_merged(checkpoint, folder, export.dtype, samples)
 
 
 def _make_gguf(checkpoint: Path, export: Export, run_path: Path, folder: Path, samples: Sequence[Sample]) -> dict[str, object]:
     assert export.kind == "gguf"
-    check = write_gguf_folder(checkpoint, folder, export.dtype, samples, run_path.resolve().name)
-    write_card(folder, checkpoint, run_path, kind="gguf", check=check)
-    return check
+    return write_gguf_folder(checkpoint, folder, export.dtype, samples, run_path.resolve().name)
 
 
 def _make_ollama(checkpoint: Path, export: Export, run_path: Path, folder: Path, samples: Sequence[Sample]) -> dict[str, object]:
     assert export.kind == "ollama"
-    check = write_ollama_folder(checkpoint, folder, export.dtype, samples, run_path, run_path.resolve().name)
-    write_card(folder, checkpoint, run_path, kind="ollama", check=check)
-    return check
+    return write_ollama_folder(checkpoint, folder, export.dtype, samples, run_path, run_path.resolve().name)
 
 
-def _make_openvino(checkpoint: Path, export: Export, run_path: Path, folder: Path, samples: Sequence[Sample]) -> dict[str, object]:
+def _make_openvino(checkpoint: Path, export: Export, _run_path: Path, folder: Path, samples: Sequence[Sample]) -> dict[str, object]:
     assert export.kind == "openvino"
-    check = write_openvino_folder(checkpoint, folder, export.dtype, samples)
-    write_card(folder, checkpoint, run_path, kind="openvino", check=check)
-    return check
+    return write_openvino_folder(checkpoint, folder, export.dtype, samples)
 
 
 MAKERS: dict[str, Maker] = {

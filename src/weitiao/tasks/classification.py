@@ -94,8 +94,8 @@ class ClassificationTask:
 
     def _with_candidates(self, record: Record) -> Record:
         """The row's own candidates; the recipe's labels where it has none or where these alone are allowed."""
-        candidates = record.candidates or self.labels
-        return replace(record, candidates=tuple(dict.fromkeys(candidates)))
+        candidates = tuple(dict.fromkeys(record.candidates or self.labels))
+        return record if candidates == record.candidates else replace(record, candidates=candidates)
 
     def _wanted(self, record: Record) -> tuple[str, ...] | None:
         """The right labels; None for a row without an answer. A multi-label row whose answer is empty or ``NO_LABEL`` has none."""
