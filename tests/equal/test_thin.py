@@ -20,6 +20,7 @@ from weitiao.recipe.sections import Chat, FullTuning, LoraTuning, Model
 from weitiao.seams import LoadedModel, Sampling
 
 LORA = LoraTuning(r=4, lora_dropout=0.0)
+ROOM = load.SHARE_OF_FREE
 NARROW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -134,7 +135,7 @@ def test_what_is_trained_or_asked_for_is_wide(folder: Path) -> None:
 
 
 def test_where_there_is_room_all_is_wide(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
+    monkeypatch.setattr(load, "SHARE_OF_FREE", ROOM)
     assert dtypes(load_base(Model(path=str(folder), device="cpu")).network).keys() == {torch.float32}
 
 
