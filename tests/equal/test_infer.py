@@ -500,6 +500,30 @@ def test_a_row_that_leaves_its_constraint_is_refused_and_the_others_go_on(tiny_q
         list(engine.generate(rows, Sampling(10), lambda _sample: too_many))
 
 
+def test_a_row_whose_output_is_no_number_is_refused_and_neither_the_others_nor_its_successor_notice(tiny_qwen2: Path) -> None:
+    model = load(tiny_qwen2)
+    rows = [
+        replace(row, messages=(text_message("user", f"{mark}天气{'很' * (9 - i)}好"),))
+        for i, (row, mark) in enumerate(zip(samples()[:4], "日月龙星", strict=True))
+    ]
+    expected = dict(make_engine(model, renderer_of(model)).generate(rows, Sampling(8)))
+    seen = [{*renderer_of(model).prompt(row.prompt).input_ids, *model.processor.encode(expected[i].text)} for i, row in enumerate(rows)]
+    poison = torch.tensor(sorted(seen[2] - seen[0] - seen[1] - seen[3]))
+
+    def spoil(_layer: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+        return output.masked_fill(torch.isin(inputs[0], poison)[..., None], float("nan"))
+
+    model.network.model.embed_tokens.register_forward_hook(spoil)
+    batch = make_engine(model, renderer_of(model), batch_size=3, packed=False).step_batch()
+    tickets, answers, refused = [batch.join(row, Sampling(8)).ticket for row in rows], {}, []
+    while batch.n_waiting or batch.n_working:
+        answers |= {stepped.ticket: stepped.answer for stepped in batch.step() if stepped.answer}
+        refused += batch.refused()
+    assert [one.ticket for one in refused] == [tickets[2]]
+    assert "not finite" in refused[0].error.what
+    assert [answers[tickets[i]] for i in (0, 1, 3)] == [expected[i] for i in (0, 1, 3)]
+
+
 @pytest.mark.parametrize("pattern", ["a/b", r"a\/b", r"[a]\/b"])
 def test_a_slash_in_a_pattern_is_a_slash_escaped_or_not(tiny_qwen2: Path, pattern: str) -> None:
     model = load(tiny_qwen2)

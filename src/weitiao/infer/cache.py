@@ -78,6 +78,11 @@ class SlotCache(Cache):
                 buffer[:, :, self._n_clean : n_columns] = 0
             self._n_clean = n_columns
 
+    def erase(self, slot: int) -> None:
+        """Overwrite what a slot holds, where that may not be numbers: the next row of the slot would multiply it by nought."""
+        for buffer in (*self.keys, *self.values):
+            buffer[slot, :, : self._n_clean] = 0
+
     def open(self, prefix: Prefix | None, n_tokens: int) -> int:
         """Take the next slot for a row that begins with the first ``n_tokens`` of ``prefix``; returns its number. Room must be there."""
         self.clean(n_tokens)

@@ -6,6 +6,7 @@ Shape letters: M positions, V vocabulary.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,10 +15,16 @@ from weitiao.errors import EngineError
 from weitiao.seams import Sampling
 
 
-def refuse_broken(logits_MV: Tensor) -> None:
-    """Raise ``EngineError`` where logits are not finite; what a constraint forbids comes later."""
-    if not torch.isfinite(logits_MV.amax(dim=-1)).all():
-        raise EngineError("the model's output is not finite", hint="the weights are damaged, or float16 overflows: use bfloat16 or float32")
+def are_whole(logits_MV: Tensor) -> list[bool]:
+    """Whether the largest logit of each position is a number; what a constraint forbids comes later."""
+    return [bool(whole) for whole in torch.isfinite(logits_MV.amax(dim=-1)).tolist()]
+
+
+def refuse_broken(whole: Sequence[bool], origin: str) -> None:
+    """Raise ``EngineError`` where logits of a row are no numbers."""
+    if not all(whole):
+        hint = "the weights are damaged, or float16 overflows: use bfloat16 or float32"
+        raise EngineError("the model's output is not finite", where=origin, hint=hint)
 
 
 def source_of_chance(sampling: Sampling, name: str) -> torch.Generator | None:

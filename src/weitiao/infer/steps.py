@@ -17,7 +17,7 @@ from torch import Tensor
 from weitiao.errors import EngineError, RowError, WeitiaoError
 from weitiao.infer.batches import MIN_PREFIX, Prompt, cache_tokens_that_fit, check_lengths, common_length, read_tokens, render_prompts
 from weitiao.infer.cache import Prefix
-from weitiao.infer.choose import refuse_broken, source_of_chance
+from weitiao.infer.choose import are_whole, refuse_broken, source_of_chance
 from weitiao.infer.constrain import Grammars
 from weitiao.infer.network import HEAD_POSITIONS, Reader, read_prefix
 from weitiao.infer.rows import Joined, Refused, Row, Stepped
@@ -167,7 +167,7 @@ class StepBatch:
             New tokens, once per row that got some; empty when there is nothing to do, or prompts are still being read.
 
         Raises:
-            EngineError: the output is not finite; in a patient batch also where a constraint cannot be followed.
+            EngineError: in a patient batch, the output is not finite, or a constraint cannot be followed.
             RowError: in a patient batch, an image cannot be read.
         """
         self._admit()
@@ -218,6 +218,7 @@ class StepBatch:
     def _refuse(self, row: Row, error: WeitiaoError) -> None:
         if self._patient:
             raise error
+        self._cache.erase(row.slot)
         self._drop(row)
         self._refused.append(Refused(row.ticket, error))
 
@@ -245,8 +246,7 @@ class StepBatch:
             if len(rows) == 1:
                 self._refuse(rows[0], error)
                 return []
-            # An image went away; each row by itself shows whose it was.
-            return [step for row in rows for step in self._read_prompts([row])]
+            return [step for row in rows for step in self._read_prompts([row])]  # by itself: shows whose image went away
         if not read:
             return []
         if not self._patient:
@@ -286,13 +286,14 @@ class StepBatch:
         steps: list[Stepped] = []
         for some, hidden_NH in _few_at_a_time(list(zip(rows, guesses, strict=True)), hidden_MH):
             logits_NV = self._reader.logits(hidden_NH)
-            refuse_broken(logits_NV)
+            whole = are_whole(logits_NV)
             likeliest = logits_NV.argmax(dim=-1).tolist()
             n_before = 0
             for row, guess in some:
                 own = slice(n_before, n_before + 1 + guess.n_read)
                 n_before = own.stop
                 try:
+                    refuse_broken(whole[own], row.prompt.sample.origin)
                     chosen = row.choose(logits_NV[own], likeliest[own], guess.draft, self._stop_ids)
                 except EngineError as error:
                     self._refuse(row, error)
