@@ -11,7 +11,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 USED := .venv/.installed-weitiao
 STAMP := .venv/.installed
-CODE := src tests docs
+CODE := src tests docs bench
 WORKERS ?= 2
 
 help:  ## say what there is to make
