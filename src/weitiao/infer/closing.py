@@ -6,7 +6,7 @@ no longer be finished after it, the answer goes towards its end instead. What it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,19 +21,32 @@ NEAR = 32
 """Tokens before the limit at which endings are looked for, beside twice those of the shortest answer."""
 
 
+def possible_tokens(matcher: Any) -> np.ndarray:
+    """Which tokens may come next.
+
+    Args:
+        matcher: llguidance's; where it is in error afterwards, the mask means nothing.
+
+    Returns:
+        Bool, one per entry of the vocabulary and up to 31 more.
+    """
+    return np.unpackbits(np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8), bitorder="little").astype(bool)
+
+
 class Endings:
     """Finds how answers of one tokenizer may end."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, tokenize: Callable[[bytes], list[int]]) -> None:
         """Keep the tokenizer.
 
         Args:
             tokenizer: llguidance's.
+            tokenize: text to tokens, as the tokenizer cuts it.
         """
-        self._tokenizer = tokenizer
-        self._closers = [list(tokenizer.tokenize_bytes(text)) for text in CLOSERS]
+        self._tokenizer, self._tokenize = tokenizer, tokenize
+        self._closers = [tokenize(text) for text in CLOSERS]
         self._quote = self._closers[CLOSERS.index(b'"')]
-        self._letter = list(tokenizer.tokenize_bytes(b"z"))
+        self._letter = tokenize(b"z")
 
     def after(self, matcher: Any, n_most: int) -> list[int] | None:
         """A short way to the answer's end.
@@ -57,15 +70,15 @@ class Endings:
     def _next(self, at: Any) -> list[int]:
         forced = at.compute_ff_bytes()
         if forced:
-            return list(self._tokenizer.tokenize_bytes(forced))
+            return self._tokenize(forced)
         in_string = _fits(at, self._letter) and _fits(at, self._quote)
         closers = [self._quote] if in_string else self._closers
         return next((tokens for tokens in closers if _fits(at, tokens)), None) or self._farthest(at)
 
     def _farthest(self, at: Any) -> list[int]:
         """The longest of a few possible tokens: an enum's value, a date's digit."""
-        bits = np.unpackbits(np.frombuffer(at.compute_bitmask(), dtype=np.uint8), bitorder="little")
-        tokens = np.flatnonzero(bits).tolist() if not at.is_error() else []
+        possible = possible_tokens(at)
+        tokens = np.flatnonzero(possible).tolist() if not at.is_error() else []
         return [max(tokens, key=lambda token: len(self._tokenizer.decode_bytes([token])))] if 0 < len(tokens) <= WIDE else []
 
 

@@ -12,14 +12,13 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from weitiao.errors import EngineError
-from weitiao.infer.closing import LONGEST_ENDING, Endings, InTime
+from weitiao.infer.closing import LONGEST_ENDING, Endings, InTime, possible_tokens
 from weitiao.seams import Constraint, Renderer, text_message
 
 if TYPE_CHECKING:
@@ -55,11 +54,10 @@ class Matcher:
 
     def allowed(self) -> torch.Tensor:
         """Which tokens may come next: bool, one per entry of the vocabulary, on the CPU; ``EngineError`` where that cannot be said."""
-        mask = self._inner.compute_bitmask()
+        possible = possible_tokens(self._inner)
         if self._inner.is_error():  # the mask then holds the stop tokens, as if the answer were finished
             raise EngineError(f"the constraint cannot be followed: {self.problem()}")
-        bits = np.unpackbits(np.frombuffer(mask, dtype=np.uint8), bitorder="little")
-        return torch.from_numpy(bits[: self._n_vocab].astype(bool))
+        return torch.from_numpy(possible[: self._n_vocab])
 
     def forced(self) -> list[int]:
         """The text that must come next, as the tokenizer cuts it: how a model most likely writes it. Empty where there is a choice."""
@@ -215,8 +213,6 @@ class Grammars:
         self._n_vocab = n_vocab
         self._stop_token_ids = list(renderer.stop_token_ids)
         self._block = think_block(renderer)
-        self._prepared: Any = None
-        self._endings: Endings | None = None
         self._compiled: dict[str, tuple[Any, int]] = {}
         self._tokenize = lru_cache(MAX_FORCED)(self._tokenize_anew)
 
@@ -242,28 +238,33 @@ class Grammars:
                 self._compiled.clear()
             self._compiled[grammar] = self._compile(grammar, origin)
         compiled, n_shortest = self._compiled[grammar]
-        assert self._endings is not None, "made where a constraint is compiled"
         limit = InTime(self._endings, n_shortest, self._stop_token_ids)
         matcher = Matcher(compiled.deep_copy(), self._n_vocab, self._tokenize, limit)
         if self._block is None:
             return matcher
         return AfterThoughts(matcher, self._block, self._stop_token_ids, max_new_tokens * 3 // 4)
 
+    @cached_property
+    def _prepared(self) -> Any:
+        from llguidance import LLTokenizer
+
+        rules = self._tokenizer.backend_tokenizer.to_str()
+        return LLTokenizer(rules, n_vocab=self._n_vocab, eos_token=self._stop_token_ids)
+
+    @cached_property
+    def _endings(self) -> Endings:
+        return Endings(self._prepared, self._tokenize)
+
     def _tokenize_anew(self, text: bytes) -> list[int]:
         return list(self._prepared.tokenize_bytes(text))
 
     def _compile(self, grammar: str, origin: str) -> tuple[Any, int]:
         """A matcher at the beginning of an answer, and tokens of the shortest way found from there to the end."""
-        from llguidance import LLMatcher, LLTokenizer
+        from llguidance import LLMatcher
 
-        if self._prepared is None:
-            rules = self._tokenizer.backend_tokenizer.to_str()
-            self._prepared = LLTokenizer(rules, n_vocab=self._n_vocab, eos_token=self._stop_token_ids)
-            self._endings = Endings(self._prepared)
         matcher = LLMatcher(self._prepared, grammar, log_level=0)
         if matcher.is_error():
             raise EngineError(f"the constraint cannot be compiled: {matcher.get_error()}", where=origin)
-        assert self._endings is not None, "made with the tokenizer"
         return matcher, len(self._endings.after(matcher, LONGEST_ENDING) or [])
 
 

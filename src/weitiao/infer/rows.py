@@ -108,15 +108,14 @@ class Row:
         """Add a token to the answer, which may finish it; raises ``EngineError`` where a constraint cannot be followed."""
         self.answer_ids.append(token)
         if token in stop_ids:
-            self.ended_by = "length" if self.matcher and self.matcher.was_closed() else "stop"
-            return
-        if self.matcher:
-            if not self.matcher.take(token):
-                raise EngineError(f"the answer left its constraint: {self.matcher.problem()}", where=self.prompt.sample.origin)
-            if self.matcher.is_complete():
-                self.ended_by = "length" if self.matcher.was_closed() else "constraint"
-                return
-        if len(self.answer_ids) >= self.sampling.max_new_tokens:
+            self.ended_by = "stop"
+        elif self.matcher and not self.matcher.take(token):
+            raise EngineError(f"the answer left its constraint: {self.matcher.problem()}", where=self.prompt.sample.origin)
+        elif self.matcher and self.matcher.is_complete():
+            self.ended_by = "constraint"
+        elif len(self.answer_ids) >= self.sampling.max_new_tokens:
+            self.ended_by = "length"
+        if self.ended_by and self.matcher and self.matcher.was_closed():
             self.ended_by = "length"
 
     def answer(self, renderer: Renderer) -> Answer:
