@@ -90,6 +90,12 @@ def test_a_wrong_template_is_an_error_of_the_recipe(prompt, what):
     assert "{{" in caught.value.hint
 
 
+def test_a_template_without_the_text_is_an_error_of_the_recipe():
+    with pytest.raises(RecipeError, match="leaves the row's text out") as caught:
+        task(prompt="提取姓名")
+    assert (caught.value.where, caught.value.hint) == ("task.prompt", "put {text} where the row's text belongs")
+
+
 # ---- trained answer ---------------------------------------------------------------------------------------------------
 
 
@@ -113,6 +119,14 @@ def test_optional_fields_are_null_and_required_ones_empty():
         ("RM 1,021.50", FieldSpec(type="number"), 1021.5),
         (3, FieldSpec(type="number"), 3),
         ("１２", FieldSpec(type="number"), 12),
+        ("Rs.500", FieldSpec(type="number"), 500),
+        ("Rs.500.50", FieldSpec(type="number"), 500.5),
+        ("No.12", FieldSpec(type="number"), 12),
+        ("$.50", FieldSpec(type="number"), 0.5),
+        ("-$5", FieldSpec(type="number"), -5),
+        ("\u22125.5", FieldSpec(type="number"), -5.5),
+        (["a", None, ""], FieldSpec(type="list"), ["a"]),
+        (["", None], FieldSpec(type="list", optional=True), None),
         (12, FieldSpec(), "12"),
         ("one", FieldSpec(type="list"), ["one"]),
         ("19 APR 2018", FieldSpec(type="date"), "19 APR 2018"),
@@ -326,11 +340,15 @@ def test_counts_of_a_row(wanted, said, counts):
     assert (row["tp"], row["fp"], row["fn"], row["exact"]) == counts
 
 
-def test_an_answer_that_cannot_be_read_is_never_exact():
+def test_an_answer_that_cannot_be_read_is_never_right():
     it = task()
     sample = it.make_sample(record(answer='{"name": "", "email": ""}'))
     prediction = it.parse(Answer("?", 1, 1, "stop"), sample)
-    assert it.row_scores(prediction, sample) == {"field_f1": 1.0, "exact_match": 0.0}
+    assert it.row_scores(prediction, sample) == {"field_f1": 0.0, "exact_match": 0.0}
+    assert it.row_scores(it.parse(Answer('{"name": "", "email": ""}', 1, 1, "stop"), sample), sample) == {
+        "field_f1": 1.0,
+        "exact_match": 1.0,
+    }
     assert it.counts(prediction, None, sample) == {"tp": 0, "fp": 0, "fn": 0, "exact": 0, "valid": 0, "rows": 1}
 
 
@@ -446,3 +464,10 @@ def test_receipts_are_read_and_their_oddities_found():
         (391, "missing-field", "address is missing; it is trained as empty"),
     ]
     assert sum(field == "address" for _, code, field in found if code == "value-not-in-text") > 10
+
+
+def test_half_a_character_in_an_answer_can_be_written_to_a_file():
+    prediction = parse('{"name": "\\ud83d", "email": ["\\ude00"], "\\ud83d\\ude00": 1}', "x")
+    assert prediction.value == {"name": "\ufffd", "email": ["\ufffd"]}
+    assert prediction.forgiven == ("unknown field 😀",)
+    json.dumps(prediction.value, ensure_ascii=False).encode()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from weitiao.errors import RowError
 from weitiao.recipe.tasks import Classification, Ner
-from weitiao.seams import Answer, Constraint, Entity, Part, Record, Sample, text_message
+from weitiao.seams import Answer, Constraint, Entity, Part, Prediction, Record, Sample, text_message
 from weitiao.tasks import make_task
 from weitiao.tasks.entities import locate
 
@@ -378,3 +378,26 @@ def test_offsets_of_real_annotations_come_back_from_the_answer_form(name, n_back
             outcome[task.parse(said(sample.messages[-1].text), sample).value == sample.reference] += 1
     assert outcome.total() == n
     assert outcome[True] >= n_back
+
+
+def test_white_space_around_an_entity_is_left_out():
+    row = Record("f:1", "1", text="在 \n北京 开会", entities=(Entity(2, 6, "\n北京 ", "ORG"),))
+    assert codes(NER, row) == [("blanks-around-entity", "warning")]
+    sample = NER.make_sample(row)
+    assert sample.reference == [{"start": 3, "end": 5, "text": "北京", "label": "ORG"}]
+    prediction = NER.parse(said(sample.messages[-1].text), sample)
+    assert NER.counts(prediction, said(""), sample) == {"tp": 1.0, "fp": 0.0, "fn": 0.0}
+
+
+def test_entities_without_a_place_are_counted_beside_the_types():
+    sample = NER.make_sample(Record("f:1", "1", text=BANK, entities=ENTITIES))
+    answer = said(f'{sample.messages[-1].text}\n{{"entity_text": "王五", "entity_label": "PER"}}')
+    details = NER.details([NER.parse(answer, sample)], [answer], [sample])
+    assert details["not_in_text"] == {"entities": 1, "rows": 1}
+
+
+def test_an_answer_that_cannot_be_read_is_no_right_empty_list_of_labels():
+    task = make_task(Classification(kind="classification", labels=["a", "b"], multi_label=True))
+    sample = Sample("1", "", (text_message("user", "t"),), [], candidates=("a", "b"))
+    assert task.row_scores(Prediction([], True), sample) == {"f1": 1.0, "accuracy": 1.0}
+    assert task.row_scores(Prediction(None, False), sample) == {"f1": 0.0, "accuracy": 0.0}

@@ -241,9 +241,13 @@ def test_a_document_is_scored_by_its_likelihood():
 
 @pytest.mark.parametrize(
     ("section", "system", "where"),
-    [(Text(kind="text", prompt="{text}"), None, "task.prompt"), (Text(kind="text"), "S", "data.system")],
+    [
+        (Text(kind="text", prompt="{text}"), None, "task.prompt"),
+        (Text(kind="text"), "S", "data.system"),
+        (Conversation(kind="chat", prompt="Question: {text}"), None, "task.prompt"),
+    ],
 )
-def test_settings_without_effect_on_documents_are_errors(section, system, where):
+def test_settings_without_effect_on_documents_and_conversations_are_errors(section, system, where):
     with pytest.raises(RecipeError) as caught:
         make_task(section, system)
     assert caught.value.where == where

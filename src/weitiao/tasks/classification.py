@@ -206,13 +206,14 @@ class ClassificationTask:
         return values
 
     def row_scores(self, prediction: Prediction, sample: Sample) -> dict[str, float]:
-        """``accuracy`` of one row; for multi-label tasks its F1 first."""
+        """``accuracy`` of one row; for multi-label tasks its F1 first, 0 for an answer that cannot be read."""
         wanted, got = self._sets(prediction, sample)
         exact = {"accuracy": float(prediction.value is not None and wanted == got)}
         if not self.multi_label:
             return exact
         tp, fp, fn = (np.asarray(float(n)) for n in (len(wanted & got), len(got - wanted), len(wanted - got)))
-        return {"f1": float(precision_recall_f1(tp, fp, fn)[2]), **exact}
+        f1 = 0.0 if prediction.value is None else float(precision_recall_f1(tp, fp, fn)[2])
+        return {"f1": f1, **exact}
 
     def details(self, predictions: Sequence[Prediction], answers: Sequence[Answer], samples: Sequence[Sample]) -> dict[str, Any]:  # noqa: ARG002
         """``classes``: precision, recall, F1, counts and support per class; for one label, ``confusion`` with its ``labels``."""

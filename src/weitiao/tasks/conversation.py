@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from weitiao.errors import RecipeError
 from weitiao.recipe.tasks import Conversation
 from weitiao.seams import Answer, AnswerMode, Constraint, Message, Prediction, Record, RowProblem, Sample, text_message
 from weitiao.tasks.audit import common_problems, placeholders, refuse
@@ -26,14 +27,20 @@ class ConversationTask:
     needs_likelihood: bool = True
 
     def __init__(self, section: Conversation, system: str | None = None) -> None:
-        """Keep wording and questions.
+        """Keep system message and questions.
 
         Args:
             section: of the recipe.
             system: the recipe's ``data.system``; an empty text is an empty system message.
+
+        Raises:
+            RecipeError: the recipe sets a prompt, which turns of a conversation do not have.
         """
+        if section.prompt is not None:
+            hint = "take it out; data.system sets the system message"
+            raise RecipeError("a conversation's turns are trained as they are, without a template", where="task.prompt", hint=hint)
         self.system = system
-        self.wording = make_wording(section.prompt, "{text}", system)
+        self.wording = make_wording(None, "{text}", system)
         self.questions: tuple[Sample, ...] = tuple(
             self.make_sample(Record(f"task.questions[{i}]", f"question-{i + 1}", text=question))
             for i, question in enumerate(section.questions)

@@ -43,9 +43,15 @@ def answer_lines(entities: Sequence[Mapping[str, Any]]) -> str:
 
 
 def as_reference(entities: Iterable[Entity]) -> list[dict[str, Any]]:
-    """Entities in the form of a reference: each once, in the order of the text."""
-    spans = sorted({(entity.start, entity.end, entity.surface, entity.label) for entity in entities})
+    """Entities in the form of a reference: each once, in the order of the text, without the white space around them (answers have none)."""
+    spans = sorted({_trimmed(entity) for entity in entities if entity.surface.strip()})
     return [{"start": start, "end": end, "text": surface, "label": label} for start, end, surface, label in spans]
+
+
+def _trimmed(entity: Entity) -> tuple[int, int, str, str]:
+    start = entity.start + len(entity.surface) - len(entity.surface.lstrip())
+    surface = entity.surface.strip()
+    return start, start + len(surface), surface, entity.label
 
 
 def mention(found: Mapping[str, Any]) -> tuple[str, str] | None:

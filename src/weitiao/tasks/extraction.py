@@ -157,10 +157,12 @@ class ExtractionTask:
         }
 
     def row_scores(self, prediction: Prediction, sample: Sample) -> dict[str, float]:
-        """``field_f1`` and ``exact_match`` of one row."""
+        """``field_f1`` and ``exact_match`` of one row; an answer that cannot be read has 0."""
+        if prediction.value is None:
+            return {"field_f1": 0.0, "exact_match": 0.0}
         fields = self._field_counts(prediction, sample).values()
         tp, fp, fn = (np.asarray(float(sum(field[name] for field in fields))) for name in ("tp", "fp", "fn"))
-        exact = prediction.value is not None and fp + fn == 0
+        exact = fp + fn == 0
         return {"field_f1": float(precision_recall_f1(tp, fp, fn)[2]), "exact_match": float(exact)}
 
     def details(self, predictions: Sequence[Prediction], answers: Sequence[Answer], samples: Sequence[Sample]) -> dict[str, Any]:  # noqa: ARG002

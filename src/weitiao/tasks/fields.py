@@ -15,7 +15,9 @@ from typing import Any
 from weitiao.recipe.tasks import FieldSpec
 from weitiao.tasks.scoring import plain, stands_in
 
-NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|[-+]?\.\d+")
+NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<![^\W\d_])[-+]?\.\d+")
+"""A dot behind a letter is that of an abbreviation (``Rs.500``, ``No.12``)."""
+SIGNED_CURRENCY = re.compile(r"(?<!\w)([-+]) ?[$€£¥₹₩] ?(?=[\d.])")
 CHINESE_DATE = re.compile(r"(\d{4})年(\d{1,2})月(\d{1,2})[日号]?")
 COMPACT_DATE = re.compile(r"(\d{4})(\d{2})(\d{2})")
 MONTH = r"(?:jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)[a-z]*"
@@ -79,7 +81,8 @@ def canonical(value: Any, spec: FieldSpec) -> Any:
             return [] if spec.type == "list" else ""
         raise ValueError(f"missing, and a {spec.type} cannot be left empty unless it is optional")
     if spec.type == "list":
-        return [_text(item) for item in (value if isinstance(value, list) else [value])]
+        items = [_text(item) for item in (value if isinstance(value, list) else [value]) if not is_empty(item)]
+        return items or (None if spec.optional else [])
     if spec.type == "number":
         number = read_number(value)
         if number is None:
@@ -130,7 +133,7 @@ def not_in_text(value: Any, spec: FieldSpec, text: str) -> list[str]:
 
 def _numbers_in(text: str) -> set[Decimal]:
     """All numbers of a text, each also without its sign, which may be a dash."""
-    found = {Decimal(digits.replace(",", "")) for digits in NUMBER.findall(plain(text))}
+    found = set(_numbers_of(text))
     return found | {number.copy_abs() for number in found}
 
 
@@ -151,8 +154,14 @@ def read_number(value: Any) -> Decimal | None:
     """The only number in a value, currency signs, units and thousands commas aside; None where there is none or several."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
-    found = NUMBER.findall(plain(str(value)) if isinstance(value, str) else format(Decimal(str(value)), "f"))
-    return Decimal(found[0].replace(",", "")) if len(found) == 1 else None
+    found = _numbers_of(value if isinstance(value, str) else format(Decimal(str(value)), "f"))
+    return found[0] if len(found) == 1 else None
+
+
+def _numbers_of(text: str) -> list[Decimal]:
+    """The numbers of a text in their order; a minus sign may be U+2212 and may stand before the currency sign."""
+    tidy = SIGNED_CURRENCY.sub(r"\1", plain(text).replace("\u2212", "-"))
+    return [Decimal(digits.replace(",", "")) for digits in NUMBER.findall(tidy)]
 
 
 def read_date(value: Any) -> date | None:

@@ -86,6 +86,9 @@ class NerTask:
         entities = _wanted(record) or ()
         for entity in entities:
             problems.extend(_check_span(entity, record.text))
+            if entity.surface != entity.surface.strip():
+                message = f"white space around the entity {entity.surface!r} is left out"
+                problems.append(RowProblem("blanks-around-entity", "warning", message))
             types = self._types(record.candidates)
             if types and entity.label not in types:
                 hint = f"known types: {', '.join(types)}"
@@ -158,7 +161,10 @@ class NerTask:
         return {"entity_f1": float(precision_recall_f1(tp, fp, fn)[2])}
 
     def details(self, predictions: Sequence[Prediction], answers: Sequence[Answer], samples: Sequence[Sample]) -> dict[str, Any]:  # noqa: ARG002
-        """``types``: precision, recall, F1, counts and support per entity type; rows without entities and how many stayed so."""
+        """``types``: precision, recall, F1, counts and support per entity type; rows without entities and how many stayed so.
+
+        ``not_in_text`` counts what was named without a place in the text, and so is in no type's ``fp``.
+        """
         totals: dict[str, Counter[str]] = {}
         empty = empty_right = 0
         for prediction, sample in zip(predictions, samples, strict=True):
@@ -169,7 +175,9 @@ class NerTask:
             empty += not wanted
             empty_right += not wanted and prediction.value == [] and not prediction.flags
         types = {label: {**f1_row(total), "support": total["tp"] + total["fn"]} for label, total in sorted(totals.items())}
-        return {"types": types, "rows_without_entities": {"n": empty, "right": empty_right}}
+        strays = [len(prediction.flags) for prediction in predictions]
+        not_in_text = {"entities": sum(strays), "rows": sum(map(bool, strays))}
+        return {"types": types, "not_in_text": not_in_text, "rows_without_entities": {"n": empty, "right": empty_right}}
 
 
 def _wanted(record: Record) -> Sequence[Entity] | None:

@@ -42,7 +42,7 @@ def make_wording(template: str | None, default: str, system: str | None) -> Word
         The wording, its template split at the fields. ``{{`` and ``}}`` stand for braces.
 
     Raises:
-        RecipeError: the template names a field that no row has, or its braces do not match.
+        RecipeError: the template names a field that no row has, lacks the text that the task's own has, or its braces do not match.
     """
     wanted = default if template is None else template
     try:
@@ -55,6 +55,9 @@ def make_wording(template: str | None, default: str, system: str | None) -> Word
         known = ", ".join(f"{{{name}}}" for name in FIELDS)
         hint = f"known fields are {known}; write {{{{ and }}}} for braces that stay in the prompt"
         raise RecipeError(f"the template names an unknown field {{{unknown[0]}}}", where="task.prompt", hint=hint)
+    if "{text}" in default and not {"text", "instruction"} & {name for _, name in parsed}:
+        hint = "put {text} where the row's text belongs"
+        raise RecipeError("the template leaves the row's text out, so that the model would never see it", where="task.prompt", hint=hint)
     return Wording(tuple((literal, name or "") for literal, name in parsed), system)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 FENCE = re.compile(r"\A```[\w+-]*[ \t]*\r?\n?(.*?)\r?\n?[ \t]*```\Z", re.DOTALL)
@@ -38,6 +38,22 @@ def read_objects(answer: str) -> Reading:
     Returns:
         The objects and what was forgiven; no objects where nothing could be understood.
     """
+    reading = _read(answer)
+    if "\\u" not in answer:
+        return reading
+    return replace(reading, objects=tuple(_without_halves(found) for found in reading.objects))
+
+
+def _without_halves(value: Any) -> Any:
+    """Texts with U+FFFD for half a surrogate pair, which no file can hold."""
+    if isinstance(value, dict):
+        return {_without_halves(key): _without_halves(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_halves(item) for item in value]
+    return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace") if isinstance(value, str) else value
+
+
+def _read(answer: str) -> Reading:
     text, forgiven = unfenced(answer)
     not_thinking = "think block" not in forgiven
     whole = parse_json(text)
