@@ -71,7 +71,14 @@ def embedded_engine(run: runs.Run, *, tuned: bool = True) -> tuple[infer.Embedde
         The engine, and the model and renderer that it answers with.
     """
     recipe, facts = run.recipe(), model.read_facts(run.path / "best")
-    loaded = model.load_checkpoint(run.path / "best", device=recipe.model.device, adapter=tuned)
+    section = recipe.model
+    loaded = model.load_checkpoint(
+        run.path / "best",
+        device=section.device,
+        dtype=None if section.dtype == "auto" else model.pick_dtype(section.dtype, model.pick_device(section.device)),
+        adapter=tuned,
+        trust_remote_code=section.trust_remote_code,
+    )
     renderer = chat.make_renderer(loaded.processor, Chat(**facts.chat), recipe.encode.keep)
     engine = infer.make_engine(loaded, renderer, recipe.evaluate.batch_size, facts.max_prompt_tokens, hold=True)
     return engine, loaded, renderer

@@ -13,7 +13,7 @@ from weitiao import chat, data, encode, infer, model, pipeline, tasks, train
 from weitiao.doctor import gemm_gflops
 from weitiao.recipe import Recipe
 from weitiao.recipe.sections import Train
-from weitiao.seams import LoadedModel, Steps
+from weitiao.seams import LoadedModel, Renderer, SampleSet, Steps
 
 N_MEASURED_STEPS = 3
 """Optimizer steps that ``measure`` trains: the first warms caches up, the others are timed."""
@@ -72,19 +72,21 @@ def plan_recipe(recipe: Recipe, *, measure: bool = False) -> Plan:
     renderer = chat.make_renderer(model.load_processor(recipe.model), recipe.chat, recipe.encode.keep)
     encoded = encode.encode_samples(samples, renderer, recipe.encode, allow_dropped=recipe.data.allow_dropped)
     outlined, device = model.outline(recipe.model), model.pick_device(recipe.model.device)
+    pipeline.refuse_beyond_positions(encoded, outlined.network.config)
     steps = pipeline.steps_of(encoded, recipe)
     sizes = [[len(row.input_ids) for row in steps.step(0, index)] for index in range(len(steps))]
     n_steps = train.number_of_steps(recipe.train, len(steps))
     n_total, n_trainable = model.count_parameters(outlined.network)
     parts = {"libraries": model.LIBRARIES_BYTES, **model.parameter_bytes(outlined.network, recipe.train.optim)}
     largest = max(max(step) for step in sizes)
+    names = train.fast_paths(recipe.train, device.type)
     free = train.free_bytes(device) - parts["libraries"] - parts["weights"]
-    recompute = recipe.train.gradient_checkpointing or train.must_recompute(outlined.network, largest, recipe.train.optim, free)
-    parts["activations"] = train.kept_bytes_per_token(outlined.network, recompute=recompute) * largest
+    recompute = recipe.train.gradient_checkpointing or train.must_recompute(outlined.network, largest, recipe.train.optim, free, names)
+    parts["activations"] = train.kept_bytes_per_token(outlined.network, names, recompute=recompute) * largest
     parts["workspace"] = train.workspace_bytes(outlined.network, largest)
     computed = sum(map(sum, sizes))
     if measure:
-        seconds_per_token, training = _measured(recipe, steps)
+        seconds_per_token, training = _measured(recipe, steps, renderer, samples)
     else:
         seconds_per_token, training = _derived(outlined, n_trainable, device), sum(parts.values())
     answering = sum(parts[name] for name in ("libraries", "weights", "optimizer"))
@@ -112,9 +114,13 @@ def plan_recipe(recipe: Recipe, *, measure: bool = False) -> Plan:
     )
 
 
-def _measured(recipe: Recipe, steps: Steps) -> tuple[float, int]:
-    """Seconds per token and the peak of this process's memory, from a few steps that leave nothing behind."""
-    tunable = model.attach_tuning(model.load_base(recipe.model), recipe.model.tuning, recipe.run.seed)
+def _measured(recipe: Recipe, steps: Steps, renderer: Renderer, samples: SampleSet) -> tuple[float, int]:
+    """Seconds per token and the peak of this process's memory, from a few steps that leave nothing behind.
+
+    Pictures go through the tower in each step: what a run keeps of it is not computed for a plan.
+    """
+    base = encode.see_pictures(model.load_base(recipe.model), renderer, samples, store=False)
+    tunable = model.attach_tuning(base, recipe.model.tuning, recipe.run.seed)
     seen: list[tuple[float, float]] = []
 
     def note(values: Mapping[str, float]) -> None:

@@ -17,7 +17,7 @@ from weitiao.seams import IGNORED, EncodedRow, LoadedModel
 from weitiao.train.blocks import _NormMlp, _NormProject
 from weitiao.train.fast import fast_layers, has_answers_only_layer
 from weitiao.train.head import chunked_head_loss
-from weitiao.train.linear import _Linear
+from weitiao.train.linear import _Linear, draw_kept
 from weitiao.train.segments import micro_batch, segmented
 
 ON_CPU = ["answer_logits", "shared_prefix", "last_layer", "lora_linear", "fused_attention", "fused_mlp"]
@@ -214,6 +214,18 @@ def test_dropout_zeroes_and_rescales_what_the_adapter_sees() -> None:
     out = _Linear.apply(ones, 1.0, 0.25, torch.zeros(1, 1), None, eye, eye)
     assert out.unique().tolist() == pytest.approx([0.0, 4 / 3])
     assert out.mean().item() == pytest.approx(1.0, abs=0.02)
+
+
+def test_dropout_draws_on_other_devices_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Apple's GPUs have no 64 random bits at once; here their branch draws on the CPU."""
+    draw = torch.rand
+    monkeypatch.setattr(torch, "rand", lambda shape, device: draw(shape) if device.type == "mps" else pytest.fail("another device"))
+    torch.manual_seed(0)
+    mask = draw_kept(torch.Size((400, 500)), 0.3, torch.device("mps"))
+    assert mask is not None
+    assert (mask.dtype, mask.shape) == (torch.bool, (400, 500))
+    for lane in range(4):
+        assert mask.view(-1)[lane::4].float().mean().item() == pytest.approx(0.7, abs=0.01)
 
 
 def test_pack_loses_no_token_and_keeps_the_limit() -> None:

@@ -11,21 +11,25 @@ import sys
 import textwrap
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.tiny import build_tiny_vision
 
 from weitiao.encode import plan_steps
-from weitiao.errors import TrainingError
+from weitiao.errors import ModelError, TrainingError
 from weitiao.model import restore_weights
 from weitiao.model.load import load_network
 from weitiao.model.tuning import attach_tuning
 from weitiao.recipe.sections import FullTuning, LoraTuning, Train
 from weitiao.seams import IGNORED, EncodedRow, LoadedModel, TrainResult
 from weitiao.train import TrainHooks, run_training
+from weitiao.train.arguments import _use_card
 
 SEED = 3
 
@@ -52,10 +56,18 @@ class Notes:
 
 
 def train_tiny(
-    folder: Path, place: Path, section: Train, *, tuning: Any = None, notes: Notes | None = None, resume: bool = False, log: Any = None
+    folder: Path,
+    place: Path,
+    section: Train,
+    *,
+    tuning: Any = None,
+    notes: Notes | None = None,
+    resume: bool = False,
+    log: Any = None,
+    dtype: torch.dtype = torch.float32,
 ) -> TrainResult:
-    base, processor = load_network(folder, torch.float32, torch.device("cpu"))
-    model = attach_tuning(LoadedModel(base, processor, folder, "tiny", torch.float32), tuning or LoraTuning(r=4), seed=1)
+    base, processor = load_network(folder, dtype, torch.device("cpu"))
+    model = attach_tuning(LoadedModel(base, processor, folder, "tiny", dtype), tuning or LoraTuning(r=4), seed=1)
     noted = notes or Notes()
     noted.network = model.network
 
@@ -69,6 +81,14 @@ def train_tiny(
     hooks = TrainHooks(evaluate, "score", False, save, lambda path: restore_weights(model, path), log or noted.logged.append)
     steps = plan_steps(rows(), batch_tokens=8192, batch_rows=8, micro_batch_tokens=60, packing=True, share_prefix=True, seed=SEED)
     return run_training(model, steps, section, hooks, folder=place / "checkpoints", best=place / "best", seed=SEED, resume=resume)
+
+
+def test_one_process_trains_on_the_recipes_card_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    arguments: Any = SimpleNamespace(_n_gpu=2)
+    _use_card(arguments, torch.device("cuda:1"))
+    assert (chosen, arguments._setup_devices, arguments._n_gpu) == ([torch.device("cuda:1")], torch.device("cuda:1"), 1)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +150,54 @@ def test_recomputing_activations_changes_nothing(tiny_qwen3: Path, tmp_path: Pat
         found.append([(entry["loss"], entry["grad_norm"]) for entry in notes.logged])
     assert len(found[0]) == 6
     assert [value for pair in found[1] for value in pair] == pytest.approx([value for pair in found[0] for value in pair], rel=1e-5)
+
+
+@pytest.mark.parametrize("fast", ["all", "none"])
+def test_full_tuning_computes_in_sixteen_bits_and_keeps_float32_weights(tiny_qwen3: Path, tmp_path: Path, fast: Any) -> None:
+    seen: dict[torch.dtype, set[torch.dtype]] = {}
+    losses = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        notes, found = Notes(), seen.setdefault(dtype, set())
+        section = Train(num_train_epochs=2, learning_rate=1e-3, batch_rows=8, fast=fast)
+        handle = torch.nn.modules.module.register_module_forward_hook(partial(_note_dtype, found))
+        try:
+            result = train_tiny(tiny_qwen3, tmp_path / str(dtype), section, tuning=FullTuning(), notes=notes, dtype=dtype)
+        finally:
+            handle.remove()
+        assert {parameter.dtype for parameter in result.model.network.parameters()} == {torch.float32}
+        losses[dtype] = [entry["loss"] for entry in notes.logged]
+    assert seen == {torch.float32: {torch.float32}, torch.bfloat16: {torch.bfloat16}}
+    assert losses[torch.bfloat16] == pytest.approx(losses[torch.float32], rel=0.02)
+
+
+def _note_dtype(found: set[torch.dtype], module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+    if isinstance(module, torch.nn.Linear):
+        found.add(output.dtype)
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+def test_every_weight_of_a_vision_model_comes_back(family: Any, tmp_path: Path) -> None:
+    """The published names of Qwen2-VL's tensors are not the network's."""
+    folder = build_tiny_vision(family, tmp_path / "model")
+    base, processor = load_network(folder, torch.float32, torch.device("cpu"))
+    model = attach_tuning(LoadedModel(base, processor, folder, "tiny", torch.float32, is_vision=True), FullTuning(vision="all"))
+    before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
+    model.network.save_pretrained(tmp_path / "best")
+    with torch.no_grad():
+        for parameter in model.network.parameters():
+            parameter.fill_(2.0)
+    restored = restore_weights(model, tmp_path / "best").network.state_dict()
+    assert all(torch.equal(restored[name], tensor) for name, tensor in before.items())
+    (tmp_path / "best" / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="lacks"):
+        restore_weights(model, tmp_path / "best")
+
+
+def test_a_checkpoint_is_found_again_where_its_replacement_was_killed(tiny_qwen3: Path, tmp_path: Path) -> None:
+    result = train_tiny(tiny_qwen3, tmp_path, Train(num_train_epochs=1, batch_rows=8))
+    (tmp_path / "best").rename(tmp_path / "best.old")
+    restore_weights(result.model, tmp_path / "best")
+    assert (tmp_path / "best" / "adapter_model.safetensors").exists()
 
 
 def test_old_checkpoints_are_removed(tiny_qwen2: Path, tmp_path: Path) -> None:

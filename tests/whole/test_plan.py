@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 import yaml
 from tests.command import weitiao
 
-from weitiao import infer, model, pipeline
+from weitiao import infer, model, pipeline, planning, train
 from weitiao.demo import write_complaints
 from weitiao.errors import RecipeError
 from weitiao.infer.network import plain_network
@@ -100,6 +101,53 @@ def test_answering_takes_the_copy_and_the_cache(tiny_qwen2: Path, tuning: LoraTu
     outlined = model.outline(section).network
     found = infer.answering_bytes(outlined, torch.float32, torch.device("cpu"), 3, cache.keys[0].shape[2])
     assert found == 4 * (copied + reader._head.weight.numel()) + held
+
+
+def test_the_un_embedding_has_no_adapter(tiny_qwen2: Path) -> None:
+    section = Model(path=str(tiny_qwen2), tuning=LoraTuning(target_modules=["q_proj", "lm_head"]))
+    with pytest.raises(RecipeError, match="`lm_head` is the un-embedding") as caught:
+        model.attach_tuning(model.load_base(section), section.tuning)
+    assert caught.value.where == "model.tuning.target_modules"
+
+
+def test_rows_beyond_the_models_positions_are_refused(tiny_qwen2: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_qwen2, tmp_path / "short")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 64}))
+    (tmp_path / "texts").mkdir()
+    for i in range(4):
+        (tmp_path / "texts" / f"{i}.txt").write_text(f"{i} " + "one document of many words " * 20)
+    content = {
+        "task": {"kind": "text"},
+        "data": {"train": {"path": str(tmp_path / "texts")}, "split": {"valid": 0, "test": 0}},
+        "model": {"path": str(folder)},
+        "encode": {"max_tokens": 128},
+        "track": {"kind": "none"},
+        "export": [],
+    }
+    (tmp_path / "texts.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    for act in (planning.plan_recipe, partial(pipeline.run_recipe, path=tmp_path / "run")):
+        with pytest.raises(RecipeError, match="a training row has 128 tokens, and the model 64 positions") as caught:
+            act(load_recipe(tmp_path / "texts.yaml"))
+        assert (caught.value.where, caught.value.hint) == ("encode.max_tokens", "encode.max_tokens=64, or another model")
+
+
+def test_layers_that_are_not_fused_keep_more(tiny_qwen3: Path) -> None:
+    """Counted against the bytes that autograd keeps of a micro-batch."""
+    loaded = model.attach_tuning(model.load_base(Model(path=str(tiny_qwen3))), LoraTuning(lora_dropout=0.0))
+    everywhere = frozenset({"lora_linear", "last_layer", "answer_logits"})
+    counted = [train.kept_bytes_per_token(loaded.network, names) for names in (everywhere | {"fused_attention", "fused_mlp"}, everywhere)]
+    assert counted[0] < counted[1]
+    n_tokens, kept = 64, 0
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        kept += tensor.nbytes if not isinstance(tensor, torch.nn.Parameter) and tensor.shape[:2] == (1, n_tokens) else 0
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loaded.network.train()(input_ids=torch.arange(n_tokens)[None], use_cache=False)
+    assert kept > n_tokens * counted[0]
 
 
 def test_adafactor_takes_next_to_nothing(tiny_qwen2: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
-from weitiao import pipeline
+from weitiao import pipeline, planning
 from weitiao.recipe import load_recipe
 
 RECIPE = """
@@ -57,3 +57,9 @@ def test_a_run_on_pictures(recipe: Path, tmp_path: Path) -> None:
     assert adapter["target_modules"].startswith(r"model\.language_model\.")
     assert (tmp_path / "run" / "merged" / "preprocessor_config.json").exists()
     assert summary.report.exists()
+
+
+def test_a_plan_for_pictures_can_be_measured(recipe: Path) -> None:
+    plan = planning.plan_recipe(load_recipe(recipe), measure=True)
+    assert plan.measured
+    assert plan.seconds > 0

@@ -7,7 +7,7 @@ saved. ``weights.py`` finds the folder behind a name; a new source of weights go
 
 from weitiao.model.checkpoint import CheckpointFacts, load_checkpoint, read_facts, restore_weights, save_checkpoint, weights_hash
 from weitiao.model.facts import pick_device, pick_dtype
-from weitiao.model.load import load_base, load_network, load_processor
+from weitiao.model.load import find_folder, load_base, load_network, load_processor
 from weitiao.model.outline import LIBRARIES_BYTES, check_memory, memory_bytes, outline, parameter_bytes
 from weitiao.model.parameters import parameter_groups, parameter_table
 from weitiao.model.tuning import attach_tuning, count_parameters
@@ -19,6 +19,7 @@ __all__ = [
     "attach_tuning",
     "check_memory",
     "count_parameters",
+    "find_folder",
     "list_models",
     "load_base",
     "load_checkpoint",

@@ -64,9 +64,17 @@ def save_checkpoint(model: LoadedModel, chat_template: str, facts: CheckpointFac
     else:
         (partial / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
     (partial / FACTS_FILE).write_text(json.dumps(asdict(facts), ensure_ascii=False, indent=2), encoding="utf-8")
+    aside = _aside(folder)
     if folder.exists():
-        shutil.rmtree(folder)
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
     partial.rename(folder)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _aside(folder: Path) -> Path:
+    """Where a checkpoint lies while another one takes its place."""
+    return folder.with_name(folder.name + ".old")
 
 
 def read_facts(folder: Path) -> CheckpointFacts:
@@ -114,19 +122,43 @@ def restore_weights(model: LoadedModel, folder: Path) -> LoadedModel:
 
     Returns:
         The same model in eval mode.
+
+    Raises:
+        ModelError: the folder lacks weights of the network, or holds others.
     """
     from safetensors.torch import load_file
 
     network = model.network
+    if not folder.exists() and _aside(folder).exists():
+        _aside(folder).rename(folder)  # killed between the two steps of a replacement
     if hasattr(network, "peft_config"):
         from peft import set_peft_model_state_dict
 
         set_peft_model_state_dict(network, load_file(folder / "adapter_model.safetensors"))
     else:
-        for file in sorted(folder.glob("*.safetensors")):
-            network.load_state_dict(load_file(file), strict=False)
+        _copy_weights(folder, network)
     network.eval()
     return model
+
+
+@torch.no_grad()
+def _copy_weights(folder: Path, network: Any) -> None:
+    """Copy every tensor of a folder's files into the network, whose own names for them differ from the published ones in some families."""
+    from safetensors import safe_open
+    from transformers.core_model_loading import revert_weight_conversion
+
+    places = revert_weight_conversion(network, network.state_dict())
+    copied: set[int] = set()
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - not a mapping
+                if name not in places:
+                    raise ModelError(f"the checkpoint holds `{name}`, which the network does not have", where=str(path))
+                places[name].copy_(file.get_tensor(name))
+                copied.add(places[name].data_ptr())
+    missing = [name for name, tensor in places.items() if tensor.data_ptr() not in copied]
+    if missing:
+        raise ModelError(f"the checkpoint lacks {len(missing)} of the network's tensors, such as `{missing[0]}`", where=str(folder))
 
 
 def weights_hash(folder: Path) -> str:
@@ -145,7 +177,9 @@ def weights_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def load_checkpoint(folder: Path, *, device: str = "auto", dtype: torch.dtype | None = None, adapter: bool = True) -> LoadedModel:
+def load_checkpoint(
+    folder: Path, *, device: str = "auto", dtype: torch.dtype | None = None, adapter: bool = True, trust_remote_code: bool = False
+) -> LoadedModel:
     """Load what a run trained.
 
     Args:
@@ -153,6 +187,7 @@ def load_checkpoint(folder: Path, *, device: str = "auto", dtype: torch.dtype | 
         device: as in the recipe.
         dtype: of the weights in memory; None for the device's own arithmetic, a LoRA run's frozen matrices in their file's 16 bits.
         adapter: False loads the base that the adapter was trained on instead.
+        trust_remote_code: whether Python code in the base's folder may run.
 
     Returns:
         The model in eval mode; a LoRA adapter stays beside its base.
@@ -165,12 +200,13 @@ def load_checkpoint(folder: Path, *, device: str = "auto", dtype: torch.dtype | 
     wanted = dtype or pick_dtype("auto", place)
     if facts.tuning["kind"] == "full":
         source = folder if adapter else base_folder(folder)
-        network, processor = load_network(source, wanted, place)
+        network, processor = load_network(source, wanted, place, trust_remote_code=trust_remote_code)
         return LoadedModel(network, processor, source, facts.base, wanted, facts.is_vision)
     from peft import PeftModel
 
     source = base_folder(folder)
-    network, processor = load_network(source, wanted, place, narrow=thin_dtype(source, wanted) if dtype is None else None)
+    narrow = thin_dtype(source, wanted) if dtype is None else None
+    network, processor = load_network(source, wanted, place, narrow=narrow, trust_remote_code=trust_remote_code)
     if adapter:
         network = PeftModel.from_pretrained(network, str(folder)).eval()
     return LoadedModel(network, processor, source, facts.base, wanted, facts.is_vision)

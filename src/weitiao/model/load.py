@@ -199,6 +199,8 @@ def _ordinary_folder(folder: Path) -> Path:
     merged = folder.parent / "merged"
     if not (merged / "config.json").exists():
         raise ModelError(
-            "this is an adapter without its merged weights", where=str(folder), hint=f"make them first: weitiao export {folder.parent}"
+            "this is an adapter without its merged weights",
+            where=str(folder),
+            hint=f"make them first: weitiao export {folder.parent} --kind merged",
         )
     return merged

@@ -27,7 +27,7 @@ def attach_tuning(base: LoadedModel, section: LoraTuning | FullTuning, seed: int
         The same model, its network wrapped by PEFT for LoRA.
 
     Raises:
-        RecipeError: a target module's name matches no linear layer, or a text model's vision is to be trained.
+        RecipeError: a target module's name matches no linear layer or the un-embedding, or a text model's vision is to be trained.
     """
     network = base.network
     check_vision_choice(network, section)
@@ -75,6 +75,15 @@ def count_parameters(network: Any) -> tuple[int, int]:
 
 def _check_targets(network: nn.Module, targets: list[str]) -> None:
     present = {name.rsplit(".", 1)[-1] for name, module in network.named_modules() if isinstance(module, nn.Linear)}
+    head = network.get_output_embeddings() if hasattr(network, "get_output_embeddings") else None
+    head_names = {name.rsplit(".", 1)[-1] for name, module in network.named_modules() if module is head}
+    if wrong := head_names & set(targets):
+        raise RecipeError(
+            f"`{wrong.pop()}` is the un-embedding, which LoRA leaves as it is (in small models it is the embedding too)",
+            where="model.tuning.target_modules",
+            hint="take it out, or train every weight: model.tuning: {kind: full}",
+        )
+    present -= head_names
     missing = [name for name in targets if name not in present]
     if missing:
         raise RecipeError(

@@ -56,7 +56,7 @@ def training_arguments(
 
     by_library = recompute and "fused_mlp" not in names
     n_steps = number_of_steps(section, n_steps_per_epoch)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=section.num_train_epochs,
         max_steps=n_steps,
@@ -91,3 +91,13 @@ def training_arguments(
         dataloader_pin_memory=False,
         torch_empty_cache_steps=None,
     )
+    if device.type == "cuda" and arguments.world_size == 1:
+        _use_card(arguments, device)
+    return arguments
+
+
+def _use_card(arguments: TrainingArguments, device: torch.device) -> None:
+    """Train on the recipe's card alone: the library takes the first one, and all of them where there are several."""
+    torch.cuda.set_device(device)
+    vars(arguments)["_setup_devices"] = device
+    arguments._n_gpu = 1

@@ -105,7 +105,9 @@ def draw_kept(shape: torch.Size, p: float, device: torch.device) -> torch.Tensor
         return None
     n = shape.numel()
     limit = round(p * 2**16) - 2**15
-    if device.type != "cpu":
+    if device.type not in ("cpu", "cuda"):
+        return torch.rand(shape, device=device) >= p  # 64 random bits at once are not to be had everywhere
+    if device.type == "cuda":
         draws = torch.empty((n + 3) // 4, dtype=torch.int64, device=device).random_(-(2**63), None)
         return (draws.view(torch.int16)[:n] >= limit).view(shape)
     bits = np.random.SFC64(int(torch.randint(2**62, ()))).random_raw((n + 3) // 4).view(np.int16)[:n]

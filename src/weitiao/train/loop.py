@@ -11,7 +11,7 @@ import resource
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ def run_training(
     device = model.network.device
     names = fast_paths(section, device.type)
     free = free_bytes(device)
-    recompute = section.gradient_checkpointing or must_recompute(model.network, steps.micro_batch_tokens, section.optim, free)
+    recompute = section.gradient_checkpointing or must_recompute(model.network, steps.micro_batch_tokens, section.optim, free, names)
     arguments = training_arguments(section, names, folder, len(steps), device, model.dtype, seed, recompute=recompute)
     newest = newest_checkpoint(folder) if resume else None
     with ExitStack() as stack:
@@ -187,7 +187,7 @@ class _SegmentTrainer(Trainer):
         inner = self.accelerator.unwrap_model(model)
         with segmented(inner), fast_layers(inner, self.names, recompute=self.recompute):
             for row in inputs:
-                with self.compute_loss_context_manager():
+                with self._arithmetic(inner):
                     loss = self._summed_loss(model, row) / n_supervised
                 self.accelerator.backward(loss)
                 total += loss.detach()
@@ -198,6 +198,17 @@ class _SegmentTrainer(Trainer):
             )
         self.clock.step_tokens, self.step_supervised = sum(len(row.input_ids) for row in inputs), n_supervised
         return total
+
+    def _arithmetic(self, network: Any) -> AbstractContextManager[None]:
+        """Autocast where the weights are wider than the arithmetic: layers are called one by one here, past the wrapper that brings it."""
+        return self.accelerator.autocast() if network.dtype == torch.float32 else nullcontext()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """As the best checkpoint is loaded: the library's own way passes over weights that it knows by another name."""
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self.hooks.restore(Path(resume_from_checkpoint))
 
     def _summed_loss(self, model: Any, row: EncodedRow) -> torch.Tensor:
         inner = self.accelerator.unwrap_model(model)

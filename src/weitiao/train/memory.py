@@ -14,7 +14,7 @@ SHARE_OF_FREE = 0.8
 """Part of the free memory that training may plan with: the rest is for what cannot be counted beforehand."""
 
 
-def must_recompute(network: Any, n_tokens: int, optim: str, free: int) -> bool:
+def must_recompute(network: Any, n_tokens: int, optim: str, free: int, names: frozenset[str]) -> bool:
     """Whether a micro-batch's activations would not fit beside gradients and optimizer state.
 
     Args:
@@ -22,13 +22,15 @@ def must_recompute(network: Any, n_tokens: int, optim: str, free: int) -> bool:
         n_tokens: of the largest micro-batch.
         optim: as in the recipe.
         free: bytes that nothing uses yet once the weights are loaded.
+        names: fast paths in use.
 
     Returns:
         True where the MLP's inner activations, about two thirds of all, have to be computed again in the backward pass.
     """
     trained = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters() if parameter.requires_grad)
     # Gradients, and AdamW's two averages; Adafactor's take a thousandth of that.
-    needed = (3 if optim == "adamw" else 1) * trained + n_tokens * kept_bytes_per_token(network) + workspace_bytes(network, n_tokens)
+    kept = n_tokens * kept_bytes_per_token(network, names)
+    needed = (3 if optim == "adamw" else 1) * trained + kept + workspace_bytes(network, n_tokens)
     if needed <= SHARE_OF_FREE * free:
         return False
     logger.info(
@@ -37,11 +39,12 @@ def must_recompute(network: Any, n_tokens: int, optim: str, free: int) -> bool:
     return True
 
 
-def kept_bytes_per_token(network: Any, *, recompute: bool = False) -> int:
-    """What the fused functions keep of a token in all layers.
+def kept_bytes_per_token(network: Any, names: frozenset[str], *, recompute: bool = False) -> int:
+    """What is kept of a token in all layers.
 
     Args:
         network: the tuned network.
+        names: fast paths in use: layers that are not fused keep norms, activations and their products as well.
         recompute: whether the MLP's inner activations are computed again in the backward pass.
 
     Returns:
@@ -51,7 +54,9 @@ def kept_bytes_per_token(network: Any, *, recompute: bool = False) -> int:
     heads, groups = config.num_attention_heads, config.num_key_value_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     attention = 2 * config.hidden_size + head_size * (2 * heads + 2 * groups)
-    mlp = 0 if recompute else 2 * config.intermediate_size
+    if "fused_attention" not in names:
+        attention += 2 * config.hidden_size + head_size * (heads + groups)
+    mlp = 0 if recompute else (2 if "fused_mlp" in names else 4) * config.intermediate_size
     return int(config.num_hidden_layers * (attention + mlp) * torch.finfo(network.dtype).bits // 8)
 
 
