@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +75,8 @@ def compare_runs(paths: Sequence[Path]) -> RunTable:
         shared, n_other_text = _shared_rows(opened[0], run)
         gain = {}
         if place and shared:
-            sides = _only(first, [row for row, _ in shared]), _only(tuned, [row for _, row in shared])
+            places = zip(*shared, strict=True)
+            sides = [evaluate.count_rows(each.path / "tuned", task, rows) for each, rows in zip((opened[0], run), places, strict=True)]
             gain = dict(evaluate.compare(*sides, task, N_BOOTSTRAP, BY_CHANCE).gain)
         baseline = _scores(run, "baseline", task)
         compared.append(ComparedRun(run.path, settings, baseline, tuned, _minutes(run), len(shared), n_other_text, gain))
@@ -155,11 +155,6 @@ def _fingerprint(run: runs.Run) -> str:
     return str(run.read("data")["fingerprint"])
 
 
-def _only(scores: Scores, rows: Sequence[int]) -> Scores:
-    """The scores' counts for some rows, in the order of ``rows``; what else the scores hold is that of all rows."""
-    return dataclasses.replace(scores, n=len(rows), counts={name: column[rows] for name, column in scores.counts.items()})
-
-
 def _minutes(run: runs.Run) -> float | None:
-    seconds = run.read("run").get("training", {}).get("seconds")
+    seconds = (run.read("run").get("training") or {}).get("seconds")
     return None if seconds is None else seconds / 60

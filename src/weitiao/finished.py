@@ -1,4 +1,4 @@
-"""What a finished run is used for: scoring, answering, exporting and reporting again. Each verb needs the run folder only."""
+"""What a finished run is used for: scoring, answering, exporting and reporting again. The data are read again where rows are needed."""
 
 from __future__ import annotations
 
@@ -105,17 +105,24 @@ def _export_section(kind: str, dtype: str | None) -> Export:
 
 
 def train_run(path: Path) -> RunSummary:
-    """Train a run again: its baseline stays, everything that follows from training is made anew.
+    """Train a run again on its data as they are now: everything that follows from training is made anew.
 
     Args:
         path: a run folder.
 
     Returns:
-        The comparison, the artifacts, and where the report lies.
+        The comparison, the artifacts, and where the report lies. The baseline stays where its test rows are the same.
+
+    Raises:
+        WeitiaoError: data or base model are not there, or memory cannot hold it; then nothing was deleted.
     """
     run = runs.read_run(path)
-    recipe = run.recipe()
+    task, recipe = answering.task_of(run)
+    read = data.load_samples(recipe.data, task, recipe.run.seed).report
+    model.check_memory(recipe.model, recipe.train.optim)
+    model.find_folder(recipe.model)
     runs.forget(run, KEPT_AT_TRAINING)
+    run.update(hashes={"data": read.fingerprint}, training=None, suspects=None)
     return pipeline.run_recipe(recipe, run.path, "resume")
 
 

@@ -76,11 +76,13 @@ def _begin(run: runs.Run, recipe: Recipe, tracker: Tracker) -> tuple[Job, Loaded
     tracker.settings(recipe.model_dump(mode="json"))
     task = tasks.make_task(recipe.task, recipe.data.system)
     samples = data.load_samples(recipe.data, task, recipe.run.seed)  # read, recognise, audit, split
+    run.refuse_other_data(samples.report.fingerprint)
     _refuse_unknown_metric(recipe, task, samples)
     model.check_memory(recipe.model, recipe.train.optim)
     base = model.load_base(recipe.model)
     renderer = chat.make_renderer(base.processor, recipe.chat, recipe.encode.keep)  # the only place where roles become tokens
     encoded = encode.encode_samples(samples, renderer, recipe.encode, allow_dropped=recipe.data.allow_dropped)
+    refuse_beyond_positions(encoded, base.network.config)
     base = encode.see_pictures(base, renderer, samples, store=_stores_features(recipe))
     job = Job(run, recipe, task, samples, renderer, encoded, tracker)
     _record_inputs(job, base)
@@ -111,9 +113,9 @@ def train_recipe(recipe: Recipe, path: Path, mode: runs.Mode = "new") -> TrainRe
 
 
 def _measure(job: Job, name: str, answering: LoadedModel) -> Scores:
-    """Score a model on the test rows, its label probabilities calibrated on validation rows. A resumed run keeps its baseline."""
+    """Score a model on the test rows, its label probabilities calibrated on validation rows; a baseline of the same rows is kept."""
     run, section, seed = job.run, job.recipe.evaluate, job.recipe.run.seed
-    finished = evaluate.load_scores(run.path / name, job.task) if name == "baseline" else None
+    finished = evaluate.load_scores(run.path / name, job.task, job.samples.test) if name == "baseline" else None
     if finished is not None:
         return finished
     engine = infer.make_engine(answering, job.renderer, section.batch_size, job.limit, hold=True)
@@ -211,6 +213,22 @@ def _refuse_unknown_metric(recipe: Recipe, task: Task, samples: SampleSet) -> No
     known = evaluate.metric_names(task, rows[0]) if metric else ()
     if metric and metric not in known:
         raise RecipeError(f"the task has no metric `{metric}`", where="evaluate.select_by", hint=f"choose one of {', '.join(known)}")
+
+
+def refuse_beyond_positions(encoded: EncodedSet, config: Any) -> None:
+    """Raise where rows are longer than the model has positions: it would be trained where it never learnt to tell places apart.
+
+    Args:
+        encoded: the training rows.
+        config: of the network.
+
+    Raises:
+        RecipeError: it names the longest row's tokens and the limit.
+    """
+    longest, limit = max(encoded.lengths), getattr(config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and longest > limit:
+        hint = f"encode.max_tokens={limit}, or another model"
+        raise RecipeError(f"a training row has {longest:,} tokens, and the model {limit:,} positions", where="encode.max_tokens", hint=hint)
 
 
 def _checkpoint_facts(job: Job, tunable: LoadedModel) -> model.CheckpointFacts:

@@ -17,6 +17,8 @@ from weitiao.seams import RunSummary
 
 SUMMARY = "sweep"
 """Name of the JSON file in the sweep's folder."""
+JUDGING = ("run.seed", "data.split", "data.valid", "evaluate.n_valid", "evaluate.select_by")
+"""Settings that decide by which validation rows, and by which number, a trial is judged."""
 OTHER_SWEEP = "name the values it was started with, start another sweep with -o FOLDER, or train all trials anew with --replace"
 
 
@@ -105,6 +107,7 @@ def run_sweep(recipe_path: Path, overrides: Sequence[str], path: Path, mode: run
     """
     wanted = trials_of(overrides)
     recipes = [load_recipe(recipe_path, trial) for trial in wanted]  # all are checked before the first is trained
+    _refuse_uneven_judging(recipes)
     names = [f"trial-{number}" for number in range(1, len(wanted) + 1)]
     if mode == "new" and path.exists() and any(path.iterdir()):
         raise CommandError("the sweep's folder exists", where=str(path), hint="--resume goes on with it, -o FOLDER starts another")
@@ -125,6 +128,19 @@ def run_sweep(recipe_path: Path, overrides: Sequence[str], path: Path, mode: run
     return summary
 
 
+def _refuse_uneven_judging(recipes: Sequence[Recipe]) -> None:
+    """Raise where trials would be judged by other rows or another metric: the luckiest rows would win, not the best setting."""
+    all_settings = [runs.settings(recipe) for recipe in recipes]
+    # Without rows of its own, validation takes a part of the training data.
+    judging = JUDGING if recipes[0].data.valid else (*JUDGING, "data.train", "data.limit")
+    for name in dict.fromkeys(name for each in all_settings for name in each):
+        if f"{name}.".startswith(tuple(f"{each}." for each in judging)) and len({str(each.get(name)) for each in all_settings}) > 1:
+            hint = "start a run for each value, and hold them side by side: weitiao compare RUN RUN"
+            raise CommandError(
+                f"`{name}` cannot be tried in a sweep: trials would be judged by different rows or metrics", where="--sweep", hint=hint
+            )
+
+
 def _train(path: Path, name: str, overrides: tuple[str, ...], recipe: Recipe, mode: runs.Mode) -> Trial:
     facts = _facts(path) if mode == "resume" else {}
     started = time.monotonic()
@@ -136,7 +152,7 @@ def _train(path: Path, name: str, overrides: tuple[str, ...], recipe: Recipe, mo
             failure = str(error)
             logger.warning("%s: %s", name, failure)
         facts = _facts(path)
-    training = facts.get("training", {})
+    training = facts.get("training") or {}
     seconds = float(training.get("seconds", time.monotonic() - started))
     return Trial(name, overrides, None if failure else training.get("best_metric"), training.get("best_step"), seconds, failure)
 

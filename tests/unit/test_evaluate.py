@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,16 @@ def test_loaded_scores_compare_like_the_measured_ones(tmp_path: Path) -> None:
     assert evaluate.compare(loaded, after, task, 200, seed=3).gain == evaluate.compare(before, after, task, 200, seed=3).gain
 
 
+def test_scores_of_other_rows_are_not_taken_for_these(tmp_path: Path) -> None:
+    task = extraction()
+    evaluate.measure(TableEngine(GOOD), task, rows(task), tmp_path, SECTION, title="answering", seed=1)
+    assert evaluate.load_scores(tmp_path, task, rows(task)) is not None
+    mended = [*rows(task)[:-1], replace(rows(task)[-1], reference={"name": "赵六", "email": "new@x.cn"})]
+    assert evaluate.load_scores(tmp_path, task, mended) is None
+    assert evaluate.load_scores(tmp_path, task, rows(task)[:-1]) is None
+    assert evaluate.load_scores(tmp_path, task, rows(task)[::-1]) is None
+
+
 def test_answers_with_unusual_line_ends_are_read_back(tmp_path: Path) -> None:
     task = extraction()
     odd = {**GOOD, "a": '{"name": "张\u2028三\x85", "email": ""}', "d": "one\r\ntwo\x0bthree"}
@@ -273,6 +284,12 @@ def test_captions_compare_after_loading_with_the_frequencies_of_the_whole_set(tm
     assert loaded is not None
     assert loaded.counts["cider"].tolist() == scores.counts["cider"].tolist()
     assert json.loads((tmp_path / "answers.jsonl").read_text().splitlines()[0])["images"] == ["0.png"]
+    # Counted for some rows alone, n-gram frequencies are those of these rows.
+    some = evaluate.measure(
+        TableEngine({str(i): text for i, text in enumerate(texts)}), task, samples[:2], None, SECTION, title="answering", seed=1
+    )
+    counted = evaluate.count_rows(tmp_path, task, [0, 1])
+    assert (counted.n, counted.counts["cider"].tolist()) == (2, some.counts["cider"].tolist())
 
 
 def test_documents_are_scored_by_likelihood_alone() -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.report_runs import EVIL, SCORES, make_run
@@ -120,9 +121,37 @@ def select_by(run: Path, metric: str | None) -> None:
     (run / "run.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
+def scored(run: Path, n: int, **values: Any) -> None:
+    """Write both sides' scores anew, as if they were of ``n`` rows."""
+    scores = json.loads((run / "scores.json").read_text(encoding="utf-8"))
+    for side in ("baseline", "tuned"):
+        scores[side] |= {"n": n} | values
+        (run / side / "scores.json").write_text(json.dumps(scores[side]), encoding="utf-8")
+    (run / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
+
+
+def test_few_rows_prove_nothing(run: Path) -> None:
+    scored(run, 5)
+    text = page_of(run).text
+    assert "Better than the base model" not in text
+    assert "No proof of a gain" in text
+    assert "5 test rows are too few for one, whatever they say; 6 is the least." in text
+    scored(run, 6)
+    assert "Better than the base model" in page_of(run).text
+
+
+def test_a_run_without_test_rows_says_so(run: Path) -> None:
+    scored(run, 0, metrics={}, intervals={})
+    text = page_of(run).text
+    assert "No test rows Nothing was measured on held-out rows" in text
+    assert "Not scored yet" not in text
+
+
 def test_answers_cut_off_at_the_limit_are_warned_of(run: Path) -> None:
     text = page_of(run).text
-    assert "5.0 % of the base model's answers ran into the limit on new tokens (evaluate.max_new_tokens) and are cut off." in text
+    assert (
+        "5.0 % of the base model's answers ran into the limit on new tokens (evaluate.max_new_tokens): they are cut off there, or" in text
+    )
     assert "of the tuned model's answers ran" not in text
 
 
@@ -204,7 +233,7 @@ def test_training_rows_that_look_wrong(tmp_path: Path) -> None:
     (run / "run.json").write_text(json.dumps(facts), encoding="utf-8")
     (run / "suspects.jsonl").write_text("", encoding="utf-8")
     text = page_of(run).text
-    assert "in 12.5 s (a tenth of the training time" in text
+    assert "in 12.5 s (the search may take a tenth of the training time, or ten seconds" in text
     assert "None of them: the tuned model agrees" in text
     del facts["suspects"]
     (run / "run.json").write_text(json.dumps(facts), encoding="utf-8")

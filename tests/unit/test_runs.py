@@ -250,3 +250,14 @@ def test_reading_what_is_not_there(tmp_path):
     (tmp_path / "scores.json").write_text("{", encoding="utf-8")
     with pytest.raises(WeitiaoError, match="damaged"):
         Run(tmp_path).read("scores")
+
+
+def test_a_resumed_run_refuses_other_rows(tmp_path, recipe):
+    run = finished_run(tmp_path / "run", recipe)
+    run.update(hashes={"data": "abc"})
+    resumed = open_run(run.path, "resume")
+    with resumed.recording(recipe):
+        resumed.refuse_other_data("abc")
+        with pytest.raises(CommandError, match="the data have changed") as caught:
+            resumed.refuse_other_data("xyz")
+    assert f"weitiao train {run.path}" in caught.value.hint

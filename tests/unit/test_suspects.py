@@ -89,6 +89,15 @@ def test_the_search_is_bounded_by_rows_and_by_time(tmp_path: Path) -> None:
     assert (none.n_rows, none.out_of_time) == (0, False)
 
 
+def test_a_row_of_a_weighted_source_is_looked_at_once(tmp_path: Path) -> None:
+    task = make_task(Extraction(kind="extraction", fields=["name"]))
+    samples = rows(task, 5) * 2
+    engine = TableEngine({}, {sample.id: 1.0 for sample in samples})
+    search = evaluate.find_suspects(engine, task, samples, tmp_path / "s.jsonl", Evaluate(), seed=1, max_seconds=60)
+    assert sorted(row["id"] for row in found(tmp_path / "s.jsonl")) == ["r0", "r1", "r2", "r3", "r4"]
+    assert (search.n_rows, search.n_found) == (5, 5)
+
+
 def test_documents_are_listed_by_their_loss_alone(tmp_path: Path) -> None:
     task = make_task(Text(kind="text"))
     samples = [task.make_sample(Record(f"{i}.txt", f"r{i}", text=f"第{i}条")) for i in range(3)]

@@ -11,11 +11,11 @@ import pytest
 import yaml
 from tests.command import weitiao
 
-from weitiao import finished, pipeline
+from weitiao import finished, pipeline, records, runs
 from weitiao.demo import write_complaints
-from weitiao.errors import CommandError
+from weitiao.errors import CommandError, DataError
 from weitiao.recipe import load_recipe
-from weitiao.sweep import trials_of
+from weitiao.sweep import run_sweep, trials_of
 
 
 def read(path: Path) -> Any:
@@ -101,6 +101,16 @@ def test_a_sweep_does_not_go_on_with_trials_of_other_values(sweep: Path, recipe:
     assert "-o FOLDER" in shown
     assert "--replace" in shown
     assert read(sweep / "sweep.json") == before
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["run.seed=1,2", "evaluate.select_by=field_f1,exact_match", "data.split.valid=0.1,0.2", "data.limit=20,30", "evaluate.n_valid=2,4"],
+)
+def test_trials_are_judged_by_the_same_rows_and_metric(recipe: Path, tmp_path: Path, override: str) -> None:
+    with pytest.raises(CommandError, match=f"`{override.partition('=')[0]}` cannot be tried in a sweep"):
+        run_sweep(recipe, [override], tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_every_trial_is_checked_before_the_first_is_trained(recipe: Path, tmp_path: Path) -> None:
@@ -190,6 +200,52 @@ def test_training_again_keeps_the_baseline_only(sweep: Path) -> None:
     assert after["tuned/answers.jsonl"] > before["tuned/answers.jsonl"]
     assert after["report.html"] > before["report.html"]
     assert shown["comparison"]["tuned"]["metrics"] == pytest.approx(scores["tuned"]["metrics"])  # the same seed, the same model
+
+
+def test_training_again_on_mended_rows_scores_the_base_on_them_too(sweep: Path, tmp_path: Path) -> None:
+    run = copied(sweep, tmp_path / "run")
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+    mine = shutil.copy(recipe["data"]["train"]["path"], tmp_path / "complaints.jsonl")
+    recipe["data"]["train"]["path"] = str(mine)
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    first = json.loads((run / "baseline" / "answers.jsonl").read_text(encoding="utf-8").split("\n")[0])
+    answer = json.dumps(first["reference"], ensure_ascii=False)
+    rows = [json.loads(line) for line in mine.read_text(encoding="utf-8").split("\n") if line]
+    other = {"output": answer.replace(first["reference"]["name"], "王五")}
+    mended = [row | other if row["instruction"] == first["prompt"] else row for row in rows]
+    assert mended != rows
+    mine.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in mended), encoding="utf-8")
+    with pytest.raises(CommandError, match="the data have changed"):
+        pipeline.run_recipe(load_recipe(run / "recipe.yaml"), run, "resume")
+    finished.train_run(run)
+    before, after = ([row["reference"] for row in runs.Run(run).rows(f"{side}/answers")] for side in ("baseline", "tuned"))
+    assert before == after
+    assert "王五" in {reference["name"] for reference in before}
+
+
+def test_training_again_deletes_nothing_where_the_data_are_gone(sweep: Path, tmp_path: Path) -> None:
+    run = copied(sweep, tmp_path / "run")
+    text = (run / "recipe.yaml").read_text(encoding="utf-8")
+    (run / "recipe.yaml").write_text(text.replace("complaints.jsonl", "moved.jsonl"), encoding="utf-8")
+    with pytest.raises(DataError):
+        finished.train_run(run)
+    assert (run / "best" / "adapter_model.safetensors").exists()
+    assert (run / "tuned" / "answers.jsonl").exists()
+
+
+def test_training_again_that_was_interrupted_is_not_taken_for_finished(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = copied(sweep, tmp_path / "run")
+
+    def interrupted(*_: object) -> None:
+        (run / "best").mkdir()  # as a validation in mid-training leaves it
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "run_recipe", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        finished.train_run(run)
+    assert records.finished_training(runs.Run(run, "resume")) is None
 
 
 @pytest.fixture(scope="module")

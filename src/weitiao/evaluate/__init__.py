@@ -7,7 +7,7 @@ What counts as right is the task's business. Knows nothing of models, tokens or 
 
 from weitiao.evaluate.answers import ask
 from weitiao.evaluate.confidence import Calibration
-from weitiao.evaluate.measure import NOTHING, calibrate, compare, load_scores, measure
+from weitiao.evaluate.measure import NOTHING, calibrate, compare, count_rows, load_scores, measure
 from weitiao.evaluate.questions import answer_questions
 from weitiao.evaluate.score import comparison_json, metric_names, scores_json
 from weitiao.evaluate.suspects import find_suspects
@@ -20,6 +20,7 @@ __all__ = [
     "calibrate",
     "compare",
     "comparison_json",
+    "count_rows",
     "find_suspects",
     "load_scores",
     "measure",

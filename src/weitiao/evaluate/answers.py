@@ -182,33 +182,53 @@ def write_answers(
 
 
 def _row(sample: Sample, answer: Answer, prediction: Prediction, scores: Mapping[str, float]) -> dict[str, Any]:
-    users = [message for message in sample.prompt if message.role == "user"]
-    images = [str(part.image) for message in sample.prompt for part in message.parts if part.image is not None]
-    extras = {
-        "images": images,
-        "candidates": list(sample.candidates),
-        "flags": list(prediction.flags),
-        "forgiven": list(prediction.forgiven),
-    }
+    notes = {"flags": list(prediction.flags), "forgiven": list(prediction.forgiven)}
     return {
-        "id": sample.id,
         "origin": sample.origin,
-        "prompt": users[-1].text if users else "",
+        **_asked(sample),
         **_answer_fields(answer),
-        "reference": sample.reference,
         "prediction": prediction.value,
         "is_valid": prediction.is_valid,
         "scores": dict(scores),
-        **{name: value for name, value in extras.items() if value},
+        **{name: value for name, value in notes.items() if value},
     }
+
+
+def _asked(sample: Sample) -> dict[str, Any]:
+    """The row's part that is known before it is answered."""
+    users = [message for message in sample.prompt if message.role == "user"]
+    images = [str(part.image) for message in sample.prompt for part in message.parts if part.image is not None]
+    extras = {"images": images, "candidates": list(sample.candidates)}
+    fields = {"id": sample.id, "prompt": users[-1].text if users else "", "reference": sample.reference}
+    return fields | {name: value for name, value in extras.items() if value}
+
+
+def answers_rows(folder: Path, samples: Sequence[Sample]) -> bool:
+    """Whether ``write_answers`` wrote for these rows: the same prompts and references in the same order.
+
+    Args:
+        folder: it may hold no answers.
+        samples: rows as they are now.
+
+    Returns:
+        False where a row was added, taken out or changed since.
+    """
+    if not (folder / WHOLE).exists():
+        return False
+    wanted = [json.loads(json.dumps(_asked(sample))) for sample in samples]
+    names = ("id", "prompt", "reference", "images", "candidates")
+    return [{name: row[name] for name in names if name in row} for row in _lines(folder)] == wanted
+
+
+def _lines(folder: Path) -> Iterator[dict[str, Any]]:
+    # Not `splitlines`: answers may hold U+2028 and other characters that end a line for it.
+    return (json.loads(line) for line in (folder / WHOLE).read_text(encoding="utf-8").split("\n") if line)
 
 
 def read_answers(folder: Path) -> tuple[list[Sample], list[Answer], list[Prediction]]:
     """What ``write_answers`` wrote; the samples have their reference, candidates and pictures, but no texts."""
     samples, answers, predictions = [], [], []
-    # Not `splitlines`: answers may hold U+2028 and other characters that end a line for it.
-    for line in filter(None, (folder / WHOLE).read_text(encoding="utf-8").split("\n")):
-        row = json.loads(line)
+    for row in _lines(folder):
         pictures = tuple(Part("image", image=Path(path)) for path in row.get("images", ()))
         messages = (Message("user", pictures),) if pictures else ()
         samples.append(Sample(row["id"], row["origin"], messages, row["reference"], candidates=tuple(row.get("candidates", ()))))

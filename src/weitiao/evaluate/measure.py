@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from weitiao.evaluate.answers import WHOLE, collect, read_answers, write_answers
+from weitiao.evaluate.answers import WHOLE, answers_rows, collect, read_answers, write_answers
 from weitiao.evaluate.bootstrap import gains
 from weitiao.evaluate.confidence import Calibration, confidence_details, fit_calibration
 from weitiao.evaluate.questions import answer_questions
@@ -121,21 +122,39 @@ def compare(before: Scores, after: Scores, task: Task, n_bootstrap: int, seed: i
     return Comparison(before, after, gains(before.counts, after.counts, task.metrics, n_bootstrap, seed))
 
 
-def load_scores(folder: Path, task: Task) -> Scores | None:
+def load_scores(folder: Path, task: Task, rows: Sequence[Sample] | None = None) -> Scores | None:
     """Read back what ``measure`` wrote, per-row counts included.
 
     Args:
         folder: that was handed to ``measure``.
         task: of the same recipe.
+        rows: that the scores must be of; None for whichever they are of.
 
     Returns:
-        The scores, good for ``compare``; None where the folder holds no finished ones.
+        The scores, good for ``compare``; None where the folder holds no finished ones, or those of other rows.
     """
     if not (folder / "scores.json").exists() or not (folder / WHOLE).exists():
+        return None
+    if rows is not None and not answers_rows(folder, rows):
         return None
     samples, answers, predictions = read_answers(folder)
     counts = row_counts(task.for_rows(samples), samples, answers, predictions)
     return read_scores(json.loads((folder / "scores.json").read_text(encoding="utf-8")), counts)
+
+
+def count_rows(folder: Path, task: Task, places: Sequence[int]) -> Scores:
+    """Scores' counts for some of the rows that ``measure`` wrote: what a task takes from the whole set, it takes from these rows alone.
+
+    Args:
+        folder: that was handed to ``measure``.
+        task: of the same recipe.
+        places: of the rows, in the order that is wanted.
+
+    Returns:
+        Scores with counts and ``n`` only, good for ``compare``.
+    """
+    samples, answers, predictions = ([each[place] for place in places] for each in read_answers(folder))
+    return replace(NOTHING, n=len(places), counts=row_counts(task.for_rows(samples), samples, answers, predictions))
 
 
 def _write(path: Path, value: Any) -> None:

@@ -65,8 +65,7 @@ def find_suspects(
         How many rows were looked at and found.
     """
     started = time.monotonic()
-    chosen = random.Random(seed).sample(range(len(samples)), min(len(samples), section.n_suspects))
-    rows = [samples[i] for i in sorted(chosen)]
+    rows = _choose(samples, section.n_suspects, seed)
     scored: list[_Scored] = []
     n_seen = 0
     with log.progress("looking for wrong training rows", len(rows), "rows") as advance:
@@ -81,6 +80,17 @@ def find_suspects(
     lines = [json.dumps(_row(found), ensure_ascii=False) + "\n" for found in suspects]
     path.write_text("".join(lines), encoding="utf-8")
     return SuspectSearch(n_seen, len(samples), len(suspects), time.monotonic() - started, n_seen < len(rows))
+
+
+def _choose(samples: Sequence[Sample], n: int, seed: int) -> list[Sample]:
+    """A seeded choice of at most ``n`` different rows: a source with a weight has its rows several times."""
+    order = random.Random(seed).sample(range(len(samples)), len(samples)) if n else []
+    chosen: dict[str, int] = {}
+    for i in order:
+        chosen.setdefault(samples[i].id, i)
+        if len(chosen) == n:
+            break
+    return [samples[i] for i in sorted(chosen.values())]
 
 
 def _score(engine: Engine, task: Task, samples: Sequence[Sample], section: Evaluate, seed: int) -> Iterator[_Scored]:

@@ -139,7 +139,7 @@ def _card(
     notes = []
     for name, side in (("base", before), ("tuned", after)):
         if side and side.get("ended_by") == "length":
-            notes.append(f"{name}: cut off at the limit on new tokens")
+            notes.append(f"{name}: ended by the limit on new tokens")
         if side and side.get("prediction") is None:
             notes.append(f"{name}: the answer could not be read")
         notes.extend(f"{name}: {flag}" for flag in (side or {}).get("flags") or ())

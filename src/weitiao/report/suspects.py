@@ -43,7 +43,7 @@ def list_suspects(record: RunRecord) -> Suspects | None:
     n_rows, n_train = int(search.get("n_rows") or 0), int(search.get("n_train") or 0)
     note = f"{n_rows:,} of {n_train:,} training rows were looked at in {duration(float(search.get('seconds') or 0))}"
     if search.get("out_of_time"):
-        note += " (a tenth of the training time, which is what the search may take)"
+        note += " (the search may take a tenth of the training time, or ten seconds where that is more)"
     elif n_rows < n_train:
         note += " (evaluate.n_suspects)"
     rows = tuple(

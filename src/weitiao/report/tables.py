@@ -214,6 +214,7 @@ SECTIONS: dict[str, Callable[[Any, Any], list[Table | Chart]]] = {
     "confusion": _confusion,
     "confidence": _confidence,
     "by_length": _by_length,
+    "not_in_text": _side_by_side("Named, but not in the text", {"entities": "entities (in no type's precision)", "rows": "rows"}),
     "rows_without_entities": _side_by_side("Rows without entities", {"n": "rows", "right": "left without, as they should be"}),
     "captions": _side_by_side("Captions", {"mean_words": "words on average", "different": "share of different ones"}),
     "lengths": _side_by_side("Length in characters, on average", {"references": "truth", "answers": "answers"}),

@@ -11,6 +11,8 @@ from weitiao.report import svg
 from weitiao.report.read import RunRecord, Side
 from weitiao.report.wording import LOWER_IS_BETTER, MAIN_METRIC, OWN_UNIT, difference, figure, label, span
 
+LEAST_ROWS = 6
+"""Test rows from which on all of them changing for the better is significant: by a sign test, 2 / 2^6 is below 0.05."""
 STOPPED = {"failed": "failed", "interrupted": "was interrupted"}
 
 
@@ -34,7 +36,7 @@ class MetricRow:
     tuned: Figure | None
     gain: Figure | None
     judgement: str
-    """``better``, ``worse``, ``open`` where the interval includes 0, ``same`` where nothing moved, or empty without a gain to judge."""
+    """``better``, ``worse``, ``open`` (the interval includes 0, or rows are few), ``same`` (nothing moved), or empty without a gain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +66,8 @@ def judge(record: RunRecord) -> Verdict:
     names.sort(key=lambda name: name != main)
     rows = tuple(_row(name, record) for name in names)
     best = rows[0] if rows else None
-    headline, sentence = _words(best)
     n = int((record.tuned.scores or record.baseline.scores or {}).get("n", 0))
+    headline, sentence = _words(best, record, n)
     return Verdict(best, rows, headline, sentence, tuple(_warnings(record)), n, _forest(rows, record) if rows else None)
 
 
@@ -89,7 +91,8 @@ def _row(name: str, record: RunRecord) -> MetricRow:
         change = Figure(value, difference(name, value), span(name, low, high, signed=True))
     lower = name in LOWER_IS_BETTER
     sides = (_figure(name, record.baseline), _figure(name, record.tuned))
-    return MetricRow(name, label(name), lower, *sides, change, _judgement(gain, lower) if gain else "")
+    n = int(record.tuned.scores.get("n") or 0)
+    return MetricRow(name, label(name), lower, *sides, change, _judgement(gain, lower, n) if gain else "")
 
 
 def _figure(name: str, side: Side) -> Figure | None:
@@ -110,26 +113,32 @@ def known(values: Sequence[float | None] | None) -> list[float] | None:
     return found if values and len(found) == len(values) else None
 
 
-def _judgement(gain: Sequence[float], lower_is_better: bool) -> str:
+def _judgement(gain: Sequence[float], lower_is_better: bool, n: int) -> str:
     if not any(gain):
         return "same"
+    if n < LEAST_ROWS:
+        return "open"
     low, high = (-gain[2], -gain[1]) if lower_is_better else (gain[1], gain[2])
     return "better" if low > 0 else "worse" if high < 0 else "open"
 
 
-def _words(main: MetricRow | None) -> tuple[str, str]:
+def _words(main: MetricRow | None, record: RunRecord, n: int) -> tuple[str, str]:
+    if main is None and 0 in (record.tuned.scores.get("n"), record.baseline.scores.get("n")):
+        return "No test rows", "Nothing was measured on held-out rows: neither data.split.test nor data.test gave any."
     if main is None:
         return "Not scored yet", "The run has no scores: it stopped before a model was evaluated."
     if main.tuned is None:
         return "The tuned model was not scored", "The run stopped after its baseline; `weitiao run … --resume` goes on where it stopped."
     if main.baseline is None:
-        return "No baseline to compare with", "The base model was not scored (evaluate.baseline is off), so there is no gain to show."
+        return "No baseline to compare with", "The base model was not scored, so there is no gain to show."
     if main.gain is None:
         return (
             "No comparison",
             "The run's scores.json has no gain for this metric, so the two figures stand side by side without an interval.",
         )
     found = f"{main.gain.text} in {main.label} (95 % interval {main.gain.interval})"
+    if main.judgement == "open" and n < LEAST_ROWS:
+        return "No proof of a gain", f"{found}: {n} test rows are too few for one, whatever they say; {LEAST_ROWS} is the least."
     words = {
         "same": ("No difference", f"Both models have the same {main.label}: tuning changed nothing that this metric sees."),
         "better": ("Better than the base model", f"{found}: the interval excludes 0."),
@@ -149,7 +158,7 @@ def _warnings(record: RunRecord) -> list[str]:
         if share > 0:
             found.append(
                 f"{figure('length_limited', share)} of the {name} model's answers ran into the limit on new tokens"
-                " (evaluate.max_new_tokens) and are cut off."
+                " (evaluate.max_new_tokens): they are cut off there, or were brought to the shortest end that their form allows."
             )
     return found
 

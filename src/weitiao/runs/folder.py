@@ -189,6 +189,20 @@ class Run:
                 "the recipe has changed since this run was started", where=str(self.path), hint="\n".join([*lines, *more, advice])
             )
 
+    def refuse_other_data(self, fingerprint: str) -> None:
+        """Raise where a resumed run has begun with other rows: it would go on in the middle of steps that are dealt otherwise now.
+
+        Args:
+            fingerprint: of the rows as they are now.
+
+        Raises:
+            CommandError: ``run.json`` has another one.
+        """
+        known = self.read("run")["hashes"].get("data") if self.mode == "resume" else None
+        if known not in (None, fingerprint):
+            hint = f"put the rows back as they were, or train anew on those of now: weitiao train {self.path}"
+            raise CommandError("the data have changed since this run was started", where=str(self.path), hint=hint)
+
     def _start(self, recipe: Recipe) -> None:
         if self.mode == "resume" and (self.path / "recipe.yaml").exists():
             self.refuse_other_recipe(recipe, "resume with the recipe it was started with, or start another run with -o")
