@@ -141,9 +141,10 @@ def vllm_run(path: Path, name: str | None = None) -> serve.VllmRun:
     is_lora = facts.tuning["kind"] == "lora"
     has_merged = (merged / "config.json").exists()
     if is_lora and facts.is_vision and not has_merged:
-        hint = "merge it first: export: [{kind: merged}] in the recipe, then `weitiao export RUN`"
+        hint = f"merge it first: weitiao export {run.path} --kind merged"
         raise EngineError("vLLM takes no adapter of a vision model here", where=str(best), hint=hint)
     return serve.VllmRun(
+        path=run.path,
         name=name or run.path.name,
         weights=merged if has_merged else Path(facts.base_path) if is_lora else best,
         adapter=best if is_lora and not has_merged else None,

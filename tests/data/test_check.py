@@ -128,6 +128,40 @@ def test_what_is_no_data_is_told_as_it_is(tmp_path):
         check(tmp_path / "mail.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        pytest.param(
+            "rows.json",
+            '{\n "text": "x",\n "label": "a"\n}\n',
+            "none of the first rows can be read\n"
+            "  rows.json:1: not JSON: Expecting property name enclosed in double quotes at character 2\n"
+            "  rows.json:2: not JSON: Extra data at character 8\n"
+            "  rows.json:3: not JSON: Extra data at character 9",
+            id="one object over several lines",
+        ),
+        pytest.param(
+            "rows.csv",
+            "text,label\n",
+            "there is no row in it\n  remove the file, or put rows into it; the first line only names the columns",
+            id="names of columns alone",
+        ),
+        pytest.param(
+            "rows.json",
+            '{"a1": {"text": "x", "label": "a"}, "a2": {"text": "y", "label": "b"}}',
+            "this is one object of objects (`a1`, `a2`, …), not a list of rows\n"
+            '  write it as a list, [{"id": "…", …}, …], or one row per line, with what names a row inside it',
+            id="rows under their ids",
+        ),
+    ],
+)
+def test_data_of_which_nothing_can_be_read_says_why(tmp_path, name, content, said):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        propose_recipe(str(tmp_path / name), None)
+    assert str(caught.value) == f"{tmp_path / name}: {said}"
+
+
 def test_the_recipe_of_photos_leaves_room_for_their_tokens(tmp_path, tiny_qwen2_vl):
     for number in range(12):
         Image.effect_noise((1024, 768), 80).save(tmp_path / f"{number}.png")

@@ -1,6 +1,7 @@
 """Every row shape, recognised from the rows alone, and what is said when none fits."""
 
 import base64
+import logging
 
 import pytest
 from PIL import Image
@@ -163,6 +164,25 @@ def test_entities_in_every_shape(tmp_path, row):
     sample = load_one(tmp_path, row, "ner").train[0]
     assert sample.messages[-2].text.endswith("我在北京。")
     assert [(entity["text"], entity["label"]) for entity in sample.reference] == [("北京", "LOC")]
+
+
+def test_bio_columns_of_other_names_are_mapped(tmp_path):
+    row = {"chars": list("我在北京。"), "bio_seq": ["O", "O", "B-LOC", "I-LOC", "O"]}
+    sample = load_one(tmp_path, row, "ner", columns={"tokens": "chars", "tags": "bio_seq"}).train[0]
+    assert sample.messages[-2].text.endswith("我在北京。")
+    assert [(entity["text"], entity["label"]) for entity in sample.reference] == [("北京", "LOC")]
+    with pytest.raises(DataError) as caught:
+        load_one(tmp_path, row, "ner")
+    assert str(caught.value).splitlines()[1:] == [
+        "  columns of the file: chars, bio_seq",
+        "  entities: lacks text, entities",
+        "  bio: lacks tokens, tags",
+        "  this would make it fit: data.columns: {tokens: chars, tags: bio_seq}",
+    ]
+    with pytest.raises(DataError) as caught:
+        load_one(tmp_path, {"chars": row["chars"]}, "ner")
+    needs = "entities needs text and entities, bio needs tokens and tags"
+    assert str(caught.value).splitlines()[-1] == f"  no choice of these columns would make it fit: {needs}"
 
 
 def test_bio_tags_of_words_that_are_written_apart(tmp_path):
@@ -369,6 +389,33 @@ def test_a_file_to_be_answered_needs_no_answers_and_lists_its_bad_rows(tmp_path)
     assert rows.n_read == 4
     with pytest.raises(DataError, match="the rows fit no shape that classification can use"):
         load_file(path, section, task, candidates=("x", "y"))
+
+
+def test_a_file_to_be_scored_tells_what_it_leaves_out_and_is_held_to_the_share(tmp_path, caplog):
+    rows = [{"text": f"停水第{i}天", "label": "ab"[i % 2]} for i in range(8)]
+    path = write(tmp_path / "new.jsonl", [*rows, {"text": "", "label": "a"}, {"text": "x"}])
+    section = Data.model_validate({"train": {"path": "unused.jsonl"}, "allow_dropped": 0.2})
+    with caplog.at_level(logging.WARNING, "weitiao"):
+        assert len(load_file(path, section, task_of("classification"), candidates=("a", "b"))) == 8
+    assert caplog.messages == [
+        f"{path}: 2 of 10 rows cannot be used and are not scored: the text is empty (1 row: new.jsonl:9); "
+        "there is no label: column `label` is missing or null (1 row: new.jsonl:10)"
+    ]
+    with pytest.raises(Problems) as caught:
+        load_file(path, section.model_copy(update={"allow_dropped": 0.1}), task_of("classification"), candidates=("a", "b"))
+    assert str(caught.value).splitlines()[0] == (
+        "2 of 10 rows cannot be used (20.0%); 10.0% may be left out. Mend them, or allow it: data.allow_dropped: 0.2"
+    )
+
+
+def test_a_broken_image_rejects_its_row_of_a_file_to_be_scored(tmp_path, photo):
+    (photo.parent / "b.png").write_bytes(photo.read_bytes()[:60])
+    path = write(tmp_path / "new.jsonl", [{"image": f"photos/{name}.png", "text": "x^2"} for name in "bab"])
+    section = Data.model_validate({"train": {"path": "unused.jsonl"}, "allow_dropped": 0.7})
+    rows = load_file(path, section, task_of("ocr"))
+    assert [sample.origin for sample in rows] == ["new.jsonl:2"]
+    assert [origin for origin, _reason in rows.rejected] == ["new.jsonl:1", "new.jsonl:3"]
+    assert rows.n_read == 3
 
 
 def test_ids_are_the_rows_own_or_made_of_their_content(tmp_path):

@@ -1,14 +1,18 @@
 """Every kind of file, in the encodings and with the faults that people bring."""
 
+import gzip
 import json
+import sys
 
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.data.rows import load, texts, write
+from tests.data.rows import load, task_of, texts, write
 
+from weitiao.data import stream_file
 from weitiao.errors import DataError, Problems
+from weitiao.recipe.sections import Data, Source
 
 ROWS = [{"text": "第一行", "label": "好"}, {"text": "第二行，带逗号", "label": "坏"}, {"text": "第三\n行", "label": "好"}]
 
@@ -219,6 +223,23 @@ def test_what_is_not_there_is_named_with_its_nearest(tmp_path):
     assert str(caught.value) == f"{tmp_path}/complaint.jsonl: there is no such file or folder\n  did you mean {tmp_path}/complaints.jsonl?"
     with pytest.raises(DataError, match=r"the pattern fits no file"):
         load(tmp_path / "*.csv")
+    with pytest.raises(DataError, match=r"~nouser/x.csv: there is no such user"):
+        load("~nouser/x.csv")
+    with pytest.raises(DataError, match=r"~nouser/x.csv: there is no such user"):
+        list(stream_file("~nouser/x.csv", Data(train=Source(path="unused")), task_of("text"), lambda _origin, _reason: None))
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="a pattern there")
+def test_what_is_no_pattern_is_told(tmp_path):
+    with pytest.raises(DataError, match=r"this is no pattern\n  `\*\*` stands for folders and needs a part of the path for itself"):
+        load(tmp_path / "**.csv")
+
+
+def test_an_object_per_line_is_a_row_whatever_it_holds(tmp_path):
+    rows = [{"text": "x", "id": "1"}, {"text": "y", "id": "2"}]
+    assert texts(load(write(tmp_path / "one.json", rows[:1]))) == ["x"]
+    with pytest.raises(DataError, match="the rows fit no shape that text can use"):
+        load(write(tmp_path / "many.jsonl", [{"a": {"x": 1}, "b": {"y": 2}}] * 2))
 
 
 @pytest.mark.parametrize(
@@ -227,7 +248,12 @@ def test_what_is_not_there_is_named_with_its_nearest(tmp_path):
         ("empty.jsonl", b"", "there is no row in it"),
         ("blank.csv", b"\n\n", "there is no row in it"),
         ("header.csv", b"text,label\n", "there is no row in it"),
+        ("empty.txt", b"", "remove the file, or put rows into it"),
+        ("header.tsv", b"text\tlabel\n", "remove the file, or put rows into it; the first line only names the columns"),
         ("rows.json", b"hello", "this is not JSON: it begins with neither [ nor {"),
+        ("keyed.json", b'{"a1": {"text": "x"}, "a2": {"text": "y"}}', "this is one object of objects (`a1`, `a2`, …), not a list of rows"),
+        ("keyed.jsonl", b'{\n"a1": {"text": "x"},\n"a2": {"text": "y"}}', "this is one object of objects (`a1`, `a2`, …)"),
+        ("rows.jsonl", gzip.compress(b'{"text": "x"}\n'), "the file is packed with gzip"),
         ("rows.parquet", b"PAR1 but no more", "this Parquet file cannot be read"),
         ("rows.arrow", b"ARROW1 but no more", "this Arrow file cannot be read"),
         ("rows.jsonl", bytes(range(256)) * 9 + b"\0\1\2" * 99, "this is not text in UTF-8, UTF-16 or GB18030"),

@@ -333,7 +333,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 def lora_run(folders: tuple[Path, Path], **more: object) -> VllmRun:
     base, best = folders
     settings = {"name": "complaints", "weights": base, "adapter": best, "lora_rank": 12, "tokenizer": best, "is_vision": False}
-    settings["dtype"] = "float32"
+    settings |= {"path": best.parent, "dtype": "float32"}
     return VllmRun(**{**settings, **more})  # type: ignore[arg-type]
 
 
@@ -378,8 +378,9 @@ def test_vllm_is_not_let_fetch_images(folders):
 
 def test_a_base_that_vllm_cannot_load_is_told(folders):
     (folders[0] / "config.json").unlink()
-    with pytest.raises(EngineError, match="merge the adapter first"):
+    with pytest.raises(EngineError, match="vLLM loads Hugging Face folders, and the base is none") as caught:
         vllm_command(lora_run(folders), "127.0.0.1", 8001, Limits(), python="python", allow_image_urls=False)
+    assert caught.value.hint == f"merge the adapter first: weitiao export {folders[1].parent} --kind merged"
 
 
 def test_absent_vllm_says_how_to_install_it():
@@ -424,7 +425,8 @@ def test_vllm_is_started_without_the_servers_libraries_and_an_open_host_is_told(
     assert "can be reached" not in subprocess.run([*words, "127.0.0.1"], capture_output=True, text=True, check=True).stderr
 
 
-def test_a_run_is_served_merged_where_it_was_merged(tmp_path):
+def finished_run(path: Path, *, is_vision: bool = False) -> Path:
+    """A run folder with the facts of an adapter, and no weights."""
     from weitiao.model import CheckpointFacts
     from weitiao.recipe import Recipe
     from weitiao.runs import open_run
@@ -432,12 +434,24 @@ def test_a_run_is_served_merged_where_it_was_merged(tmp_path):
     recipe = Recipe.model_validate(
         {"task": {"kind": "classification", "labels": ["a", "b"]}, "data": {"train": {"path": "x.jsonl"}}, "model": {"path": "/base"}}
     )
-    run = open_run(tmp_path / "news", "new")
+    run = open_run(path, "new")
     with run.recording(recipe):
         pass
-    facts = CheckpointFacts("/base", "/base", None, {"kind": "lora", "r": 8}, {}, {}, None, 64, 64, "head", "float32")
-    (tmp_path / "news" / "best").mkdir()
-    (tmp_path / "news" / "best" / "weitiao.json").write_text(json.dumps({name: getattr(facts, name) for name in CheckpointFacts.__slots__}))
+    facts = CheckpointFacts("/base", "/base", None, {"kind": "lora", "r": 8}, {}, {}, None, 64, 64, "head", "float32", is_vision)
+    (path / "best").mkdir()
+    (path / "best" / "weitiao.json").write_text(json.dumps({name: getattr(facts, name) for name in CheckpointFacts.__slots__}))
+    return path
+
+
+def test_a_vision_run_without_merged_weights_says_how_to_merge_them(tmp_path):
+    run = finished_run(tmp_path / "photos", is_vision=True)
+    with pytest.raises(EngineError, match="vLLM takes no adapter of a vision model here") as caught:
+        vllm_run(run)
+    assert caught.value.hint == f"merge it first: weitiao export {run} --kind merged"
+
+
+def test_a_run_is_served_merged_where_it_was_merged(tmp_path):
+    finished_run(tmp_path / "news")
     beside = vllm_run(tmp_path / "news")
     assert (beside.weights, beside.adapter, beside.lora_rank) == (Path("/base"), tmp_path / "news" / "best", 8)
     (tmp_path / "news" / "merged").mkdir()

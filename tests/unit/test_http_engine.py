@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -37,6 +38,8 @@ class Server:
         self.attempts[text] = n = self.attempts.get(text, 0) + 1
         if text.startswith("busy") and n <= 2:
             return fastapi.responses.JSONResponse({"error": {"message": "slow down"}}, 429, headers={"Retry-After": "0.01"})
+        if text.startswith("torn") and n <= 1:
+            return fastapi.responses.StreamingResponse(_torn(), media_type="application/json")
         if text.startswith("too long"):
             return fastapi.responses.JSONResponse({"error": {"message": "over the context length"}}, 400)
         if text.startswith("secret"):
@@ -46,6 +49,11 @@ class Server:
         usage = {"prompt_tokens": self.n_prompt_tokens, "completion_tokens": 3}
         finish = "length" if "long" in text else "stop"
         return {"choices": [{"message": {"role": "assistant", "content": content}, "finish_reason": finish}], "usage": usage}
+
+
+def _torn() -> Iterator[bytes]:
+    yield b'{"choices": ['
+    raise RuntimeError("the server breaks in the middle of a reply")
 
 
 @pytest.fixture
@@ -116,6 +124,24 @@ def test_a_server_that_went_away_is_an_error(server: Server, monkeypatch: pytest
         list(connect_server(server.address, None, concurrency=1).generate([ask("secret")], Sampling()))
     with pytest.raises(EngineError, match="cannot be reached"):
         connect_server("http://127.0.0.1:9/v1", None, concurrency=1)
+
+
+def test_a_reply_that_breaks_off_is_asked_for_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "WAITS", (0.01, 0.01))
+    ((_, answer),) = connect_server(server.address, None, concurrency=1).generate([ask("torn row")], Sampling())
+    assert (answer.text, server.attempts["torn row"]) == ("TORN ROW", 2)
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:PORT/v1", "http:///v1", "127.0.0.1:8000/v1"])
+def test_what_is_no_address_is_told_at_once(address: str) -> None:
+    with pytest.raises(EngineError, match=f"{re.escape(address)}: this is no server's address"):
+        connect_server(address, None, concurrency=1)
+
+
+def test_what_is_no_address_is_told_where_the_model_is_named_too() -> None:
+    engine = connect_server("http://127.0.0.1:PORT/v1#tuned", None, concurrency=1)
+    with pytest.raises(EngineError, match=r"http://127\.0\.0\.1:PORT/v1: this is no server's address"):
+        list(engine.generate([ask("hello")], Sampling()))
 
 
 def test_one_refused_row_after_the_other_is_the_servers_fault(server: Server) -> None:

@@ -19,6 +19,7 @@ from weitiao.infer import make_engine
 from weitiao.model import load_base
 from weitiao.predict import predict_file
 from weitiao.predict.confidence import calibrated
+from weitiao.predict.files import appending
 from weitiao.predict.keys import Keys, UniqueIds
 from weitiao.recipe import Recipe
 from weitiao.recipe.sections import Chat, Model
@@ -86,6 +87,20 @@ def test_every_row_is_answered_once_and_equal_prompts_are_asked_once(tmp_path: P
     assert found["in.jsonl:3"][0] == found["in.jsonl:1"][0] + "#2"
     assert found["in.jsonl:4"][0] == "own"
     assert len(engine.asked) == 3
+
+
+def test_an_output_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", ["aaa"])
+    (tmp_path / "folder.jsonl").mkdir()
+    for output, said in ((tmp_path / "folder.jsonl", "Is a directory"), (source / "out.jsonl", "Not a directory")):
+        with pytest.raises(CommandError) as caught:
+            answer(source, output)
+        assert str(caught.value).splitlines() == [
+            f"{output}: cannot write ({said})",
+            "  look at the folder's permissions, or name another place with -o",
+        ]
+    with pytest.raises(CommandError, match="cannot write"), appending(source / "deep" / "out.jsonl"):
+        pass
 
 
 def test_a_second_call_asks_for_new_rows_only(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from weitiao.errors import RecipeError
-from weitiao.recipe import load_recipe, nearest_name
+from weitiao.recipe import all_settings, load_recipe, nearest_name
+from weitiao.recipe.known import NAMES_ELSEWHERE
 
 GOOD = """\
 task:  {kind: extraction, fields: [name, email]}
@@ -43,6 +44,38 @@ def message_for(tmp_path: Path, text: str, *overrides: str) -> str:
             "learning_rate: 1e-4",
             "r.yaml:10: unknown key `max_tokens` in `train`\n  it belongs here: encode.max_tokens",
             id="key of another section",
+        ),
+        pytest.param(
+            "batch_size: 4",
+            "learning_rate: 1e-4",
+            "r.yaml:10: unknown key `batch_size` in `train`\n  it is called train.batch_rows here",
+            id="name that other tools use",
+        ),
+        pytest.param(
+            "lora_r: 4",
+            "r: 8",
+            "r.yaml:8: unknown key `lora_r` in `model.tuning`\n  it is called model.tuning.r here",
+            id="name that other tools use in a variant",
+        ),
+        pytest.param(
+            "1: 4",
+            "learning_rate: 1e-4",
+            "r.yaml:10: the key `1` in `train` is no text\n"
+            "  put it in quotes: YAML reads bare numbers, dates, yes, no, on, off and null as something else than text",
+            id="number as a key",
+        ),
+        pytest.param(
+            "fields: {1: {type: date}}",
+            "fields: [name, email]",
+            "r.yaml:1: the key `1` in `task.fields` is no text\n"
+            "  put it in quotes: YAML reads bare numbers, dates, yes, no, on, off and null as something else than text",
+            id="number as a name",
+        ),
+        pytest.param(
+            "{path: 2024-30-01}",
+            "{path: rows.jsonl}",
+            "r.yaml:3: `2024-30-01` looks like a date or a number and is none (month must be in 1..12)\n  put it in quotes",
+            id="date that is none",
         ),
         pytest.param(
             "kind: lorra", "kind: lora", "r.yaml:7: `model.tuning.kind` is `lorra`, which is not known\n  did you mean `lora`?", id="kind"
@@ -165,6 +198,50 @@ def test_a_folder_instead_of_a_file(tmp_path):
 )
 def test_wrong_override(tmp_path, override, message):
     assert message_for(tmp_path, GOOD, override) == message
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        pytest.param("batch_size=4", "unknown key `batch_size`\n  it is called train.batch_rows here", id="name that other tools use"),
+        pytest.param(
+            "evaluate.max_length=64",
+            "unknown key `max_length` in `evaluate`\n  it is called evaluate.max_new_tokens here",
+            id="name of another section",
+        ),
+        pytest.param(
+            "data.delimiter=\\t",
+            "`data.delimiter` is `\\t`, and should be at most 1 character long\n"
+            "  YAML reads it as one character where it stands in double quotes: 'data.delimiter=\"\\t\"'",
+            id="two characters",
+        ),
+        pytest.param(
+            "chat.images.size=280",
+            "`chat.images.size` is `280`, and should be a list\n"
+            "  One size for all, ``[height, width]`` in pixels, whatever their proportions; multiples of 28 (Qwen3-VL: 32).",
+            id="one number of two",
+        ),
+        pytest.param("data.train=[]", "`data.train` is an empty list, and should be at least 1 long", id="no source"),
+        pytest.param(
+            "track.experiment=2024-30-01",
+            "the value looks like a date or a number and is none (month must be in 1..12)\n"
+            "  put it in quotes, and these in the shell's: 'track.experiment=\"2024-30-01\"'",
+            id="date that is none",
+        ),
+        pytest.param(
+            "data.train.path=~nouser/x",
+            "`~nouser/x`: there is no such user\n  a path that begins with ~NAME is in that user's home folder; write the whole path",
+            id="user that is none",
+        ),
+    ],
+)
+def test_override_that_many_write(tmp_path, override, message):
+    assert message_for(tmp_path, GOOD, override) == f"override {override}: {message}"
+
+
+def test_names_of_other_tools_lead_to_settings():
+    names = {setting.name for setting in all_settings()}
+    assert {here for section in NAMES_ELSEWHERE.values() for here in section.values()} <= names
 
 
 def test_an_open_brace_in_an_override(tmp_path):

@@ -54,6 +54,9 @@ def test_yaml_scientific_notation_is_a_number(recipe_file):
         pytest.param("export=[{kind: adapter}, {kind: merged}]", lambda r: len(r.export), 2, id="list"),
         pytest.param("task.fields.1=phone", lambda r: r.task.fields, ["name", "phone"], id="position in a list"),
         pytest.param("data.columns.text=body", lambda r: r.data.columns, {"text": "body"}, id="mapping"),
+        pytest.param(
+            "data.columns={tokens: chars, tags: bio_seq}", lambda r: r.data.columns, {"tokens": "chars", "tags": "bio_seq"}, id="tags"
+        ),
         pytest.param("run.seed=7", lambda r: r.run.seed, 7, id="unwritten section"),
     ],
 )
@@ -96,6 +99,11 @@ def test_globs_and_lists_of_sources_become_absolute(recipe_file, tmp_path, monke
     (tmp_path / "part1.csv").write_text("", encoding="utf-8")
     recipe_file.write_text(MINIMAL.replace("{path: rows.jsonl}", "[{path: part*.csv}, {path: b.csv, weight: 2}]"), encoding="utf-8")
     assert [source.path for source in load_recipe(recipe_file).data.train] == [str(tmp_path / "part*.csv"), str(tmp_path / "b.csv")]
+
+
+def test_what_is_no_pattern_is_left_to_whoever_reads_the_data(recipe_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe(recipe_file, ["data.train.path=data/**.csv"]).data.train.path == str(tmp_path / "data/**.csv")
 
 
 @pytest.mark.parametrize("name", ["Qwen/Qwen3-0.6B", "bundled:smollm2-135m-instruct", "gpt2"])

@@ -102,6 +102,13 @@ def test_the_demos_data_alone(folder):
     assert {"instruction", "output"} <= set(rows[0])
 
 
+def test_folders_are_made_for_what_is_written(folder):
+    weitiao(folder, "init", "rows.jsonl", "-o", "new/deep/mine.yaml")
+    weitiao(folder, "demo", "--data-only", "other/complaints.jsonl")
+    assert (folder / "new" / "deep" / "mine.yaml").read_text(encoding="utf-8").startswith("# ")
+    assert (folder / "other" / "complaints.jsonl").is_file()
+
+
 def test_no_words_show_the_help(capsys):
     with pytest.raises(SystemExit) as stopped:
         main([])

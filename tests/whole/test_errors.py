@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from weitiao.cli.fail import exit_code_of
 from weitiao.demo import make_complaints
 from weitiao.recipe import load_recipe
 from weitiao.runs import open_run
@@ -166,6 +167,16 @@ def test_replacing_a_folder_that_is_no_run(folder):
     assert (folder / "thesis" / "chapter.tex").exists()
 
 
+def test_an_export_of_nothing(folder):
+    run = open_run(folder / "run", "new")
+    with run.recording(load_recipe(folder / "recipe.yaml", ["export=[]"])):
+        pass
+    assert refused(folder, "export", "run").splitlines() == [
+        "weitiao: run: nothing is exported, for the run's recipe has `export: []`",
+        "  name what to write: weitiao export run --kind merged   (or adapter, gguf, ollama, openvino)",
+    ]
+
+
 @pytest.mark.parametrize("verb", ["evaluate", "export", "report", "chat"])
 @pytest.mark.usefixtures("finished_run")
 def test_a_run_that_is_not_there(folder, verb):
@@ -196,3 +207,20 @@ def test_debug_shows_the_traceback(folder):
     done = weitiao(folder, "run", "recip.yaml", "--debug")
     assert done.returncode == 2
     assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("verb", "said"),
+    [
+        ("run", "interrupted; the same command with --resume goes on"),
+        ("train", "interrupted; `weitiao run RUN/recipe.yaml -o RUN --resume` goes on"),
+        ("predict", "interrupted; the same command goes on"),
+        ("evaluate", "interrupted"),
+    ],
+)
+def test_an_interrupted_command_says_what_goes_on(verb, said, capsys):
+    def command():
+        raise KeyboardInterrupt
+
+    assert exit_code_of(command, debug=False, verb=verb) == 130
+    assert capsys.readouterr().err == f"weitiao: {said}\n"

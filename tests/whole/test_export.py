@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer
 from weitiao.chat import chat_template, make_renderer
 from weitiao.errors import ExportError
 from weitiao.export import export_checkpoint
+from weitiao.export.card import write_card
 from weitiao.export.check import N_CHECKED, N_CHECKED_BY_TOKENS, TOLERANCES, CheckPrompt, answer_here, answer_there, check_prompts, compare
 from weitiao.export.gguf import GgufFacts, read_metadata, write_gguf
 from weitiao.export.ollama import template_pieces
@@ -164,6 +165,30 @@ def test_the_card_says_where_the_model_comes_from_and_what_it_can(exported: Any)
     ):
         assert line in card.splitlines()
     assert "gave the trained model's greedy answers to 100% of 4 held-out prompts" in card
+
+
+@pytest.mark.parametrize(
+    ("task", "n_rows", "means"),
+    [
+        pytest.param({"kind": "extraction", "fields": ["name"]}, 40, "with generated answers", id="fields"),
+        pytest.param({"kind": "classification", "multi_label": False}, 40, "with scored labels", id="one label"),
+        pytest.param({"kind": "classification", "multi_label": True}, 40, "with generated answers", id="several labels"),
+        pytest.param({"kind": "text"}, 40, "by the likelihood of their texts", id="documents"),
+        pytest.param({"kind": "text"}, 0, None, id="no test rows"),
+    ],
+)
+def test_the_card_says_how_its_figures_were_got(task: Any, n_rows: int, means: str | None, tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "best").mkdir()
+    facts = CheckpointFacts("Org/base", str(tmp_path / "base"), None, {"kind": "full"}, {}, task, None, 64, 64, "head", "float32")
+    (tmp_path / "best" / "weitiao.json").write_text(json.dumps(asdict(facts)), encoding="utf-8")
+    scores = {"n": n_rows, "metrics": {"accuracy": 0.5} if n_rows else {}, "intervals": {}}
+    (tmp_path / "scores.json").write_text(json.dumps({"baseline": scores, "tuned": scores}), encoding="utf-8")
+    write_card(tmp_path / "best", tmp_path / "best", tmp_path, kind="merged", check={})
+    card = (tmp_path / "best" / "README.md").read_text(encoding="utf-8")
+    assert "Made with weitiao from `Org/base`." in card
+    assert ("## Evaluation" in card) == (means is not None)
+    assert means is None or f"On 40 rows that were not trained on, {means}.\n" in card
 
 
 def test_the_adapter_folder_is_read_by_plain_peft(lora_run: Path, exported: Any) -> None:

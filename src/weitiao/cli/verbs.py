@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -51,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = [word for word in given if word != DEBUG_FLAG] or ["--help"]
     for name, value in QUIET_LIBRARIES.items():
         os.environ.setdefault(name, value)
-    sys.exit(exit_code_of(lambda: app(args=words, standalone_mode=False, obj=debug), debug=debug))
+    command = partial(app, args=words, standalone_mode=False, obj=debug)
+    sys.exit(exit_code_of(command, debug=debug, verb=words[0]))
 
 
 def _show_version(wanted: bool) -> None:
@@ -88,6 +90,7 @@ def init(
     if output.exists():
         raise CommandError("the file exists", where=str(output), hint="name another file with -o")
     proposal = data_room.propose_recipe(data, task)
+    output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(proposal.text, encoding="utf-8")
     say(f"{proposal.recognised}\nwrote {output}; next: weitiao check {output}")
 
@@ -147,9 +150,9 @@ def _mode(*, resume: bool, replace: bool) -> Literal["new", "resume", "replace"]
 
 @app.command()
 def train(run: RunFolder, as_json: AsJson = False) -> None:
-    """Train a run again.
+    """Train a run again, on its data as they are now.
 
-    Its baseline stays; the tuned answers, the comparison, the exports and the report are made anew.
+    Its baseline stays where the test rows do; the tuned answers, the comparison, the exports and the report are made anew.
     """
     path = find_run(run)
     from weitiao import finished
@@ -199,7 +202,11 @@ def export(
     from weitiao import finished
     from weitiao.cli.show import show_artifacts
 
-    show_artifacts(finished.export_run(path, kind or (), dtype))
+    artifacts = finished.export_run(path, kind or (), dtype)
+    if not artifacts:
+        hint = f"name what to write: weitiao export {run} --kind merged   (or adapter, gguf, ollama, openvino)"
+        raise CommandError("nothing is exported, for the run's recipe has `export: []`", where=str(path), hint=hint)
+    show_artifacts(artifacts)
 
 
 @app.command()

@@ -69,7 +69,7 @@ def check_records(store: Store, candidates: tuple[str, ...], task: Task, tally: 
     kept, pictured = array("q"), ImageCounter()
     pictures: dict[Path, ImageFacts] = {}
     with progress("checking", len(store)) as advance:
-        for row, (stored, images) in enumerate(_with_images(store, pictures)):
+        for row, (stored, images) in enumerate(with_images(store, pictures)):
             record = completed(stored, candidates)
             found = task.check_record(record)
             try:
@@ -96,8 +96,16 @@ def check_records(store: Store, candidates: tuple[str, ...], task: Task, tally: 
     return Checked(facts, np.array(kept, dtype=np.int64), findings, families, more)
 
 
-def _with_images(store: Store, known: dict[Path, ImageFacts]) -> Iterator[tuple[Record, list[ImageFacts]]]:
-    """Every record with what was seen in its images, opened a block of rows at a time."""
+def with_images(store: Store, known: dict[Path, ImageFacts]) -> Iterator[tuple[Record, list[ImageFacts]]]:
+    """Every record with what was seen in its images, opened a block of rows at a time.
+
+    Args:
+        store: of records.
+        known: what was seen by path; gets every image that it lacks.
+
+    Yields:
+        A record and the facts of its images.
+    """
     records = iter(store)
     while chunk := list(islice(records, CHUNK_ROWS)):
         known.update(look_at_images(path for record in chunk for path in record.images if path not in known))

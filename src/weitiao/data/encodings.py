@@ -12,6 +12,8 @@ from typing import TextIO
 from weitiao.errors import DataError
 
 SAMPLE_BYTES = 1 << 20
+GZIP = b"\x1f\x8b"
+"""How a packed file begins."""
 MAX_BAD_SHARE = 0.02
 """Bytes that do not fit, as a share of the non-ASCII ones, up to which a file still counts as being of that encoding."""
 
@@ -59,9 +61,11 @@ def find_encoding(path: Path) -> str:
         A Python codec name: ``utf-8``, ``utf-8-sig``, ``utf-16`` (also ``-le`` and ``-be``), ``utf-32`` or ``gb18030``.
 
     Raises:
-        DataError: the bytes are no text in any of them, or the file cannot be read.
+        DataError: the bytes are no text in any of them, the file is packed, or it cannot be read.
     """
     sample = _telling_bytes(path)
+    if sample.startswith(GZIP):
+        raise DataError("the file is packed with gzip", where=str(path), hint=f"unpack it: gzip -dc {path.name} > unpacked{path.suffix}")
     for bom, name in BOMS:
         if sample.startswith(bom):
             return name

@@ -76,7 +76,7 @@ def find_files(path: str) -> list[DataFile]:
     Raises:
         DataError: nothing is there, no file of a known kind, or a folder with several tables that are not parts of one.
     """
-    place = Path(path).expanduser()
+    place = place_of(path)
     if place.is_file():
         return [DataFile(_readable(place), place.name)]
     if place.is_dir():
@@ -84,6 +84,25 @@ def find_files(path: str) -> list[DataFile]:
     if any(sign in path for sign in "*?["):
         return _glob_files(place)
     raise DataError("there is no such file or folder", where=str(place), hint=_nearest(place))
+
+
+def place_of(path: str | Path) -> Path:
+    """A path with the home folder in place of ``~``.
+
+    Args:
+        path: of a file, a folder or a glob.
+
+    Returns:
+        The path.
+
+    Raises:
+        DataError: it begins with ``~NAME``, and there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        hint = "a path that begins with ~NAME is in that user's home folder; write the whole path"
+        raise DataError("there is no such user", where=str(path), hint=hint) from None
 
 
 def _readable(path: Path) -> Path:
@@ -115,7 +134,11 @@ def _glob_files(pattern: Path) -> list[DataFile]:
     parts = pattern.parts
     first = next(i for i, part in enumerate(parts) if any(sign in part for sign in "*?["))
     root = Path(*parts[:first]) if first else Path()
-    found = sorted(path for path in root.glob(str(Path(*parts[first:]))) if path.is_file())
+    try:
+        found = sorted(path for path in root.glob(str(Path(*parts[first:]))) if path.is_file())
+    except ValueError:
+        hint = "`**` stands for folders and needs a part of the path for itself: **/*.csv"
+        raise DataError("this is no pattern", where=str(pattern), hint=hint) from None
     known = [path for path in found if path.suffix.lower() in READERS]
     if not known:
         what = "the pattern fits no file" if not found else f"none of the {len(found)} files that fit has a known ending"

@@ -10,8 +10,8 @@ from typing import Any, get_args
 
 from weitiao.data.json_answers import json_object
 from weitiao.data.rows import RejectedRowError, Tally
-from weitiao.data.shapes import PLAINEST, SHAPES, Recognised, columns_of, propose_mapping, recognise
-from weitiao.data.sources import Reading, open_source, read_source
+from weitiao.data.shapes import PLAINEST, Recognised, columns_of, propose_mapping, recognise
+from weitiao.data.sources import N_FIRST, Reading, open_source, read_source, readable_rows
 from weitiao.errors import CommandError, DataError
 from weitiao.recipe import suggestion
 from weitiao.recipe.sections import Source
@@ -102,10 +102,8 @@ def _recognised(shapes: Sequence[Recognised], kind: str, tally: Tally) -> str:
 
 def _kind_and_mapping(source: Source, task_kind: str | None) -> tuple[str, dict[str, str]]:
     """The kind of work, and the columns to map where the rows fit a shape only with that."""
-    first = [row.values for row in islice(open_source(source)[0].rows(None, None), 64) if not row.problem]
-    where = source.path
-    if not first:
-        raise DataError("there is no row in it that can be read", where=where)
+    file, where = open_source(source)[0], source.path
+    first = readable_rows(list(islice(file.rows(None, None), N_FIRST)), str(file.path))
     kinds = GUESSES if task_kind is None else (task_kind,)
     for kind in kinds:
         try:
@@ -116,7 +114,7 @@ def _kind_and_mapping(source: Source, task_kind: str | None) -> tuple[str, dict[
             return kind, {}
     for kind in kinds if task_kind is not None else ("ocr", "text"):
         mapping = propose_mapping(columns_of(first), PLAINEST[kind], {})
-        if mapping and all(name in SHAPES[PLAINEST[kind]].needs for name in mapping):
+        if mapping:
             return kind, mapping
     recognise(first, task_kind or "text", {}, None, where)
     raise DataError("the rows fit no kind of work", where=where, hint=f"say which one: --task {'|'.join(KINDS)}")

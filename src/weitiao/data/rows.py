@@ -112,10 +112,22 @@ class Tally:
         Returns:
             ``unusable-rows``, an error.
         """
-        # An example reads `file:row: what is wrong`.
-        origins = tuple(shown.split(": ", 1)[0] for examples in self.examples.values() for shown in examples)[:N_EXAMPLES]
+        origins = tuple(origin for reason in self.examples for origin in self._origins(reason))[:N_EXAMPLES]
         hint = f"mend them, or allow it: data.allow_dropped: {self._allowance:g}"
         return Finding("unusable-rows", "error", self.n_rejected, self._said_of(allowed_share), origins, hint)
+
+    @property
+    def in_words(self) -> str:
+        """Every reason with its count and the first rows that it was given for, the most frequent one first."""
+        reasons = []
+        for reason, count in sorted(self.counts.items(), key=lambda item: -item[1]):
+            more = ", …" if count > N_EXAMPLES else ""
+            reasons.append(f"{reason} ({counted(count, 'row')}: {', '.join(self._origins(reason))}{more})")
+        return "; ".join(reasons)
+
+    def _origins(self, reason: str) -> list[str]:
+        # An example reads `file:row: what is wrong`.
+        return [shown.split(": ", 1)[0] for shown in self.examples[reason]]
 
     def _said_of(self, allowed_share: float) -> str:
         share = self.n_rejected / self.n_read

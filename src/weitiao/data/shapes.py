@@ -5,14 +5,16 @@ A new shape goes into ``SHAPES`` and into the kinds of work that can use it in `
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from weitiao.data.conversations import IMAGE_PATH
 from weitiao.data.values import is_missing, parsed
 from weitiao.errors import DataError
 from weitiao.recipe import nearest_name
+from weitiao.recipe.sections import TruthColumn
 
 Columns = Mapping[str, tuple[str, ...]]
 """Field -> names that its column may have, most usual first."""
@@ -20,7 +22,7 @@ Columns = Mapping[str, tuple[str, ...]]
 TEXTS = ("text", "content", "sentence", "document", "article", "body", "review", "title")
 ANSWERS = ("answer", "output", "completion", "response", "target", "json", "result")
 IMAGE_NAMES = ("image", "image_path", "img", "image_file", "file_name", "image_name", "picture", "img_path")
-TRUTHS = frozenset({"answer", "label", "labels", "entities", "captions", "tags"})
+TRUTHS = frozenset(get_args(TruthColumn))
 """Fields that rows may lack when they are only to be answered."""
 
 
@@ -87,19 +89,21 @@ SHAPES_OF_KIND: dict[str, tuple[str, ...]] = {
 }
 """Shapes in the order in which they are tried for a kind of work."""
 
-PLAINEST = {
-    "extraction": "text-answer",
-    "classification": "labelled-text",
-    "ner": "entities",
-    "ocr": "image-text",
-    "caption": "image-text",
-    "chat": "prompt-completion",
-    "text": "text",
+PLAINEST: dict[str, tuple[str, ...]] = {
+    "extraction": ("text-answer",),
+    "classification": ("labelled-text",),
+    "ner": ("entities", "bio"),
+    "ocr": ("image-text",),
+    "caption": ("image-text",),
+    "chat": ("prompt-completion",),
+    "text": ("text",),
 }
-"""The shape that a mapping line is proposed for when none fits."""
+"""The shapes that a mapping line is proposed for when none fits, in the order in which they are tried."""
 
 ALWAYS = {"id": ("id",)}
 LISTS = frozenset({"messages", "history", "entities", "labels", "captions", "candidates", "tokens", "tags"})
+TAG = re.compile(r"O|[BIESM]-.+")
+"""A tag of BIO, BIOES or BMES."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +165,7 @@ def recognise(
     raise DataError(
         f"the rows fit no shape that {kind} can use" if shape is None else f"the rows do not have the shape {shape}",
         where=where,
-        hint=_explanation(columns, lacking, mapping, names[0] if shape else PLAINEST[kind]),
+        hint=_explanation(columns, lacking, mapping, names[:1] if shape else PLAINEST[kind]),
     )
 
 
@@ -238,7 +242,9 @@ def _is_cell_of(name: str, cell: Any) -> bool:
     return isinstance(cell, str | int | float) and not (name == "label" and isinstance(parsed(cell), list))
 
 
-def _explanation(columns: Mapping[str, list[Any]], lacking: Mapping[str, list[str]], mapping: Mapping[str, str], plainest: str) -> str:
+def _explanation(
+    columns: Mapping[str, list[Any]], lacking: Mapping[str, list[str]], mapping: Mapping[str, str], plainest: Sequence[str]
+) -> str:
     lines = [f"columns of the file: {', '.join(columns) or 'none'}"]
     lines += [f"{name}: lacks {', '.join(lacks)}" for name, lacks in lacking.items()]
     proposal = propose_mapping(columns, plainest, mapping)
@@ -246,29 +252,32 @@ def _explanation(columns: Mapping[str, list[Any]], lacking: Mapping[str, list[st
         line = ", ".join(f"{name}: {column}" for name, column in proposal.items())
         lines.append(f"this would make it fit: data.columns: {{{line}}}")
     else:
-        lines.append(f"there are too few columns for it: {plainest} needs {' and '.join(SHAPES[plainest].needs)}")
+        needs = ", ".join(f"{name} needs {' and '.join(SHAPES[name].needs)}" for name in plainest)
+        lines.append(f"no choice of these columns would make it fit: {needs}")
     return "\n".join(lines)
 
 
-def propose_mapping(columns: Mapping[str, list[Any]], shape: str, mapping: Mapping[str, str]) -> dict[str, str] | None:
+def propose_mapping(columns: Mapping[str, list[Any]], shapes: Sequence[str], mapping: Mapping[str, str]) -> dict[str, str] | None:
     """A mapping of a file's columns that would make it fit a shape.
 
     Args:
         columns: column -> cells of the first rows.
-        shape: name of the shape.
+        shapes: names of shapes, tried in this order.
         mapping: what is mapped already.
 
     Returns:
-        The mapping with every needed field, or None where the columns do not suffice.
+        The mapping with every needed field of the first shape that the columns suffice for, or None where there is none.
     """
-    kept = {name: column for name, column in mapping.items() if name in SHAPES[shape].needs}
-    found, lacks = _fit(SHAPES[shape], columns, kept, need_truth=True)
-    chosen = {name: column for name, column in found.items() if name in SHAPES[shape].needs}
+    return next(filter(None, (_mapping_for(SHAPES[name], columns, mapping) for name in shapes)), None)
+
+
+def _mapping_for(shape: Shape, columns: Mapping[str, list[Any]], mapping: Mapping[str, str]) -> dict[str, str] | None:
+    kept = {name: column for name, column in mapping.items() if name in shape.needs}
+    found, lacks = _fit(shape, columns, kept, need_truth=True)
+    chosen = {name: column for name, column in found.items() if name in shape.needs}
     for name in lacks:
-        left = {column: cells for column, cells in columns.items() if column not in chosen.values() and cells and _suits(name, cells)}
-        if name == "image":
-            left = {column: cells for column, cells in left.items() if sum(_names_image(cell) for cell in cells) > len(cells) / 2}
-        elif name != "id":
+        left = {column: cells for column, cells in columns.items() if column not in chosen.values() and cells and _may_be(name, cells)}
+        if name not in ("image", "id"):
             left = {column: cells for column, cells in left.items() if column.lower() != "id"}
         if not left:
             return None
@@ -279,8 +288,27 @@ def propose_mapping(columns: Mapping[str, list[Any]], shape: str, mapping: Mappi
     return chosen
 
 
+def _may_be(name: str, cells: Sequence[Any]) -> bool:
+    """Whether a column is worth proposing for a field, whatever its name: images and tags show by what they hold."""
+    if not _suits(name, cells):
+        return False
+    if name == "image":
+        return sum(_names_image(cell) for cell in cells) > len(cells) / 2
+    if name in ("tokens", "tags"):
+        return (sum(_holds_tags(cell) for cell in cells) > len(cells) / 2) == (name == "tags")
+    return True
+
+
+def _holds_tags(cell: Any) -> bool:
+    value = parsed(cell)
+    items = value if isinstance(value, list) else str(value).split()
+    return bool(items) and all(isinstance(item, str) and TAG.fullmatch(item) is not None for item in items)
+
+
 def _names_image(cell: Any) -> bool:
-    return isinstance(cell, Mapping) or (isinstance(cell, str) and IMAGE_PATH.fullmatch(cell.strip()) is not None)
+    if isinstance(cell, Mapping):
+        return not {"bytes", "path", "url"}.isdisjoint(cell)
+    return isinstance(cell, str) and IMAGE_PATH.fullmatch(cell.strip()) is not None
 
 
 def _mean_length(cells: Sequence[Any]) -> float:

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from weitiao.data.convert import Converter
 from weitiao.data.files import DataFile, find_files
 from weitiao.data.hub import PREFIX, HubFile, hub_files
 from weitiao.data.pictures import PictureFinder
-from weitiao.data.rows import RawRow, RejectedRowError, Tally
+from weitiao.data.rows import N_EXAMPLES, RawRow, RejectedRowError, Tally
 from weitiao.data.shapes import Recognised, recognise
 from weitiao.data.spans import has_inclusive_ends
 from weitiao.errors import DataError, RowError
@@ -103,12 +103,7 @@ class RowFile(Protocol):
 def read_file(file: RowFile, rows: Iterator[RawRow], reading: Reading, tally: Tally, found: list[Recognised]) -> Iterator[Record]:
     """Records of one file; see ``read_source``."""
     first = list(islice(rows, N_FIRST))
-    if not first:
-        raise DataError("there is no row in it", where=str(file.path))
-    readable = [row.values for row in first if not row.problem]
-    if not readable:
-        problems = "\n".join(f"{row.origin}: {row.problem}" for row in first[:3])
-        raise DataError("none of the first rows can be read", where=str(file.path), hint=problems)
+    readable = readable_rows(first, str(file.path))
     shape = recognise(
         readable,
         reading.kind,
@@ -143,6 +138,30 @@ def read_file(file: RowFile, rows: Iterator[RawRow], reading: Reading, tally: Ta
             tally.reject(row.origin, rejection)
         except RowError as err:
             tally.reject(row.origin, err)
+
+
+def readable_rows(first: Sequence[RawRow], where: str) -> list[Mapping[str, Any]]:
+    """The values of a file's first rows, those that cannot be read left out.
+
+    Args:
+        first: rows as they were read.
+        where: the file, for messages.
+
+    Returns:
+        At least one row's values.
+
+    Raises:
+        DataError: there is no row, or none that can be read.
+    """
+    if not first:
+        is_table = Path(where).suffix.lower() in (".csv", ".tsv")
+        hint = "remove the file, or put rows into it" + ("; the first line only names the columns" if is_table else "")
+        raise DataError("there is no row in it", where=where, hint=hint)
+    readable = [row.values for row in first if not row.problem]
+    if not readable:
+        problems = "\n".join(f"{row.origin}: {row.problem}" for row in first[:N_EXAMPLES])
+        raise DataError("none of the first rows can be read", where=where, hint=problems)
+    return readable
 
 
 def _inclusive(shape: Recognised, rows: Sequence[Mapping[str, object]]) -> bool:

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from weitiao.data.check import usable_sample
-from weitiao.data.files import DOCUMENTS, IMAGES, READERS, DataFile
+from weitiao.data.files import DOCUMENTS, IMAGES, READERS, DataFile, place_of
 from weitiao.data.hub import HubFile
 from weitiao.data.image_checks import image_problem, look_at_images
 from weitiao.data.rows import RawRow, Tally
@@ -121,7 +121,7 @@ def _records(path: str | Path, section: Data, task: Task, tally: Tally) -> Itera
 
 
 def _files(path: str | Path, kind: str) -> Sequence[DataFile | HubFile | ImageFolder]:
-    folder = Path(path).expanduser()
+    folder = place_of(path)
     if folder.is_dir() and "image-text" in SHAPES_OF_KIND[kind] and not _has_table(folder) and next(_image_names(folder), None):
         return [ImageFolder(folder)]
     return open_source(Source(path=str(path)))

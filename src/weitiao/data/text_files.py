@@ -19,6 +19,8 @@ MAX_DOCUMENT = 1_000_000
 """Characters of a plain text file that make one row; a longer file becomes several, cut at line ends."""
 CONTAINERS = ("data", "rows", "examples", "train", "items", "records")
 """Keys under which a JSON object may hold its rows."""
+N_NAMED = 3
+"""Names of an object that a message shows."""
 
 Numbered = tuple[int, "dict[str, Any] | str"]
 """A row number from 1, and the row's values, or a sentence saying why there are none."""
@@ -30,10 +32,8 @@ def read_jsonl(path: Path, encoding: str | None, _delimiter: str | None) -> Iter
         first = _first_sign(file)
         if first == "[" and not _is_array_per_line(file):
             yield from _array_rows(file, path)
-            return
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield number, _json_row(line.rstrip())
+        else:
+            yield from _line_rows(file, path)
 
 
 def read_json(path: Path, encoding: str | None, _delimiter: str | None) -> Iterator[Numbered]:
@@ -46,9 +46,7 @@ def read_json(path: Path, encoding: str | None, _delimiter: str | None) -> Itera
             file.seek(0)
             yield from _array_rows(file, path, skip=inner)
         elif first == "{":
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, _json_row(line.rstrip())
+            yield from _line_rows(file, path)
         else:
             raise DataError("this is not JSON: it begins with neither [ nor {", where=str(path))
 
@@ -106,6 +104,30 @@ def _is_array_per_line(file: TextIO) -> bool:
     return bool(rest) and isinstance(_json_row(line), dict)
 
 
+def _line_rows(file: TextIO, path: Path) -> Iterator[Numbered]:
+    """One JSON object per line."""
+    _refuse_named_rows(file, path)
+    for number, line in enumerate(file, start=1):
+        if line.strip():
+            yield number, _json_row(line.rstrip())
+
+
+def _refuse_named_rows(file: TextIO, path: Path) -> None:
+    """Refuse a file that is one object of rows under names of their own: ``{"a17": {...}, "a18": {...}}``."""
+    first_line = file.readline()
+    has_more = bool(file.read(CHUNK).strip())
+    file.seek(0)
+    if has_more and isinstance(_json_row(first_line), dict):
+        return
+    head = file.read(CHUNK)
+    file.seek(0)
+    members = list(_members(head)) if head.lstrip().startswith("{") else []
+    if len(members) > 1 and all(head[start : start + 1] in ("{", "") for _, start in members):
+        names = ", ".join(f"`{name}`" for name, _ in members[:N_NAMED])
+        hint = 'write it as a list, [{"id": "…", …}, …], or one row per line, with what names a row inside it'
+        raise DataError(f"this is one object of objects ({names}, …), not a list of rows", where=str(path), hint=hint)
+
+
 def _json_row(text: str) -> dict[str, Any] | str:
     try:
         value = json.loads(text)
@@ -128,25 +150,29 @@ def _container_start(file: TextIO) -> int | None:
     """Characters before the array of rows inside an object like ``{"version": 1, "data": [...]}``; None where there is none."""
     head = file.read(CHUNK)
     file.seek(0)
-    position = head.index("{") + 1
+    return next((start for name, start in _members(head) if name in CONTAINERS and head[start : start + 1] == "["), None)
+
+
+def _members(head: str) -> Iterator[tuple[str, int]]:
+    """Names in the JSON object that a text begins with, and where their values start, as far as the text goes."""
     decoder = json.JSONDecoder()
     try:
+        position = head.index("{") + 1
         while True:
             position += _n_blank(head, position)
-            key, position = decoder.raw_decode(head, position)
+            name, position = decoder.raw_decode(head, position)
             position += _n_blank(head, position)
             if head[position] != ":":
-                return None
+                return
             position += 1 + _n_blank(head, position + 1)
-            if key in CONTAINERS and head[position] == "[":
-                return position
+            yield name, position
             _, position = decoder.raw_decode(head, position)
             position += _n_blank(head, position)
             if head[position] != ",":
-                return None
+                return
             position += 1
     except (ValueError, IndexError, RecursionError):
-        return None
+        return
 
 
 def _n_blank(text: str, position: int) -> int:

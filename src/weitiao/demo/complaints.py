@@ -90,11 +90,12 @@ def write_complaints(path: Path, n: int = 800, seed: int = 42) -> None:
     """Write ``make_complaints(n, seed)`` as JSON Lines.
 
     Args:
-        path: written anew when it is there.
+        path: written anew when it is there; its folder is made where it is not.
         n: rows, 1 to 3000.
         seed: of everything random.
     """
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in make_complaints(n, seed))
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(lines), "utf-8")
 
 

@@ -48,9 +48,9 @@ def write_card(folder: Path, checkpoint: Path, run_path: Path, *, kind: str, che
         shutil.copyfile(licence_file, folder / licence_file.name)
     parts = [
         _front_matter(facts, kind, licence),
-        f"# {run_path.resolve().name}\n\nMade with [weitiao](https://pypi.org/project/weitiao/) from `{facts.base}`.",
+        f"# {run_path.resolve().name}\n\nMade with weitiao from `{facts.base}`.",
         f"## Intended use\n\n{USES[facts.task['kind']]} Check its answers where a mistake is costly.\n\n{_settings(facts, licence)}",
-        _figures(_read(run_path / "scores.json")),
+        _figures(_read(run_path / "scores.json"), facts.task),
         _check(check, kind),
         _data(_read(run_path / "data.json")),
         _recipe(run_path / "recipe.yaml"),
@@ -120,8 +120,8 @@ def _pictures(section: Images) -> str:
     return f"proportions kept, {section.min_pixels} to {section.max_pixels} pixels, {background}; preprocessor_config.json says the same"
 
 
-def _figures(scores: Mapping[str, Any] | None) -> str:
-    if not scores:
+def _figures(scores: Mapping[str, Any] | None, task: Mapping[str, Any]) -> str:
+    if not scores or not scores["tuned"]["n"]:
         return ""
     rows = []
     for name, tuned in scores["tuned"]["metrics"].items():
@@ -130,7 +130,16 @@ def _figures(scores: Mapping[str, Any] | None) -> str:
         before = (scores.get("baseline") or {}).get("metrics", {}).get(name)
         rows.append(f"| {name} | {_number(before)} | {_number(tuned)} | {interval} |")
     head = "| Metric | Base model | This model | 95 % interval |\n|---|---|---|---|\n"
-    return f"## Evaluation\n\nOn {scores['tuned']['n']} rows that were not trained on, with generated answers.\n\n{head}" + "\n".join(rows)
+    return f"## Evaluation\n\nOn {scores['tuned']['n']} rows that were not trained on, {_means(task)}.\n\n{head}" + "\n".join(rows)
+
+
+def _means(task: Mapping[str, Any]) -> str:
+    """How the rows were answered for the figures."""
+    if task["kind"] == "text":
+        return "by the likelihood of their texts"
+    if task["kind"] == "classification" and not task.get("multi_label"):
+        return "with scored labels"
+    return "with generated answers"
 
 
 def _number(value: float | None) -> str:

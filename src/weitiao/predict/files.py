@@ -122,9 +122,16 @@ def appending(path: Path) -> Iterator[Append]:
 
     Yields:
         A function that writes a row.
+
+    Raises:
+        CommandError: the file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab", buffering=0) as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("ab", buffering=0)
+    except OSError as error:
+        raise _no_access(path, error) from error
+    with opened as file:
 
         def append(row: Mapping[str, Any]) -> None:
             line = json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
@@ -136,10 +143,14 @@ def appending(path: Path) -> Iterator[Append]:
 
 def _whole_rows(path: Path, keys: Sequence[str], *, hint: str) -> Iterator[Mapping[str, Any]]:
     """Rows of a file that ``predict`` wrote, whose first key is the first of ``keys``; half a row at its end is cut off."""
-    if not path.exists():
+    try:
+        opened = path.open("rb+")
+    except FileNotFoundError:
         return
+    except OSError as error:
+        raise _no_access(path, error) from error
     whole = 0
-    with path.open("rb+") as file:
+    with opened as file:
         for number, line in enumerate(file, 1):
             row = _parsed(line)
             is_ours = isinstance(row, dict) and all(isinstance(row.get(key), str) for key in keys)
@@ -150,6 +161,11 @@ def _whole_rows(path: Path, keys: Sequence[str], *, hint: str) -> Iterator[Mappi
                 raise CommandError("this is not a row that `predict` wrote", where=f"{path}:{number}", hint=hint)
             else:
                 file.truncate(whole)
+
+
+def _no_access(path: Path, error: OSError) -> CommandError:
+    hint = "look at the folder's permissions, or name another place with -o"
+    return CommandError(f"cannot write ({error.strerror or error})", where=str(path), hint=hint)
 
 
 def _parsed(line: bytes) -> Any:

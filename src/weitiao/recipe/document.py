@@ -6,6 +6,7 @@ and the line of every key is kept beside the values.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def read_document(path: Path) -> Document:
         Its values, which are a mapping, with the line of every key.
 
     Raises:
-        RecipeError: the file cannot be read, is not YAML, is empty, is not a mapping, or has a key twice.
+        RecipeError: the file cannot be read, is not YAML, is empty, is not a mapping, has a key twice, or a date that is none.
     """
     text = _read_text(path)
     loader = yaml.SafeLoader(text)
@@ -61,7 +62,7 @@ def read_document(path: Path) -> Document:
         if node is None:
             raise RecipeError("the file is empty", where=str(path), hint="`weitiao init DATA` writes a recipe to start from")
         _refuse_duplicates(node, path, ())
-        values = loader.construct_document(node)
+        values = _constructed(loader, node, path)
     except yaml.YAMLError as error:
         raise _not_yaml(error, path, text) from error
     finally:
@@ -75,6 +76,38 @@ def read_document(path: Path) -> Document:
     places: dict[KeyPath, str] = {}
     _note_places(node, path, (), places)
     return Document(path, values, places)
+
+
+def _constructed(loader: yaml.SafeLoader, node: yaml.Node, path: Path) -> Any:
+    try:
+        return loader.construct_document(node)
+    except ValueError as error:
+        bad = next((scalar for scalar in _scalars(node) if not _is_value(scalar.value)), None)
+        where = f"{path}:{bad.start_mark.line + 1}" if bad is not None else str(path)
+        shown = f"`{bad.value[:40]}`" if bad is not None else "a value"
+        raise RecipeError(f"{shown} looks like a date or a number and is none ({error})", where=where, hint="put it in quotes") from error
+
+
+def _scalars(node: yaml.Node) -> Iterator[yaml.ScalarNode]:
+    """The values, and keys, that are written without quotes."""
+    if isinstance(node, yaml.ScalarNode) and node.style is None:
+        yield node
+    elif isinstance(node, yaml.MappingNode):
+        for pair in node.value:
+            yield from (scalar for part in pair for scalar in _scalars(part))
+    elif isinstance(node, yaml.SequenceNode):
+        yield from (scalar for item in node.value for scalar in _scalars(item))
+
+
+def _is_value(text: str) -> bool:
+    """Whether a text without quotes is a value: ``2024-30-01`` has the form of a date and is none."""
+    try:
+        yaml.safe_load(text)
+    except ValueError:
+        return False
+    except yaml.YAMLError:
+        pass
+    return True
 
 
 def _read_text(path: Path) -> str:

@@ -116,6 +116,38 @@ def _has_sections_only(annotation: Any) -> bool:
     return bool(sections_in(annotation)) and get_origin(annotation) is not dict
 
 
+NAMES_ELSEWHERE: dict[str, dict[str, str]] = {
+    "evaluate": {
+        "max_length": "evaluate.max_new_tokens",
+        "max_tokens": "evaluate.max_new_tokens",
+    },
+    "": {
+        "base_model": "model.path",
+        "batch_size": "train.batch_rows",
+        "cutoff_len": "encode.max_tokens",
+        "epochs": "train.num_train_epochs",
+        "lora_r": "model.tuning.r",
+        "lora_rank": "model.tuning.r",
+        "lr": "train.learning_rate",
+        "lr_scheduler": "train.lr_scheduler_type",
+        "max_length": "encode.max_tokens",
+        "max_seq_len": "encode.max_tokens",
+        "max_seq_length": "encode.max_tokens",
+        "model_name_or_path": "model.path",
+        "num_epochs": "train.num_train_epochs",
+        "output_dir": "run.path",
+        "per_device_train_batch_size": "train.batch_rows",
+        "rank": "model.tuning.r",
+    },
+}
+"""Section -> what other tools call a setting -> its name here; under ``""`` for all sections."""
+
+
+def name_here(parent: KeyPath, key: str) -> str | None:
+    """The dotted name of the setting that other tools call ``key`` where it was written; None where nobody does."""
+    return {**NAMES_ELSEWHERE[""], **NAMES_ELSEWHERE.get(str(parent[0]) if parent else "", {})}.get(key)
+
+
 def places_of_key(key: str) -> list[str]:
     """Dotted names of the settings that are called ``key``, for telling where a misplaced key belongs."""
     return [setting.name for setting in all_settings() if setting.name.rpartition(".")[2] == key]

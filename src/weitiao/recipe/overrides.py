@@ -31,7 +31,7 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> Document:
         A new document in which the overridden keys have the override as their place.
 
     Raises:
-        RecipeError: an override has no ``=``, is no YAML, or leads through something that has no keys.
+        RecipeError: an override has no ``=``, is no YAML, has a date that is none, or leads through something that has no keys.
     """
     values, places = copy.deepcopy(document.values), dict(document.places)
     for override in overrides:
@@ -50,6 +50,12 @@ def _parse(override: str) -> tuple[KeyPath, Any]:
         raise RecipeError("this is not `key=value`", where=f"override {override}", hint=EXAMPLE)
     try:
         return keys, yaml.safe_load(text)
+    except ValueError as error:
+        raise RecipeError(
+            f"the value looks like a date or a number and is none ({error})",
+            where=f"override {override}",
+            hint=f"put it in quotes, and these in the shell's: '{name}=\"{text}\"'",
+        ) from error
     except yaml.YAMLError as error:
         if text.lstrip()[:1] in tuple("{[\"'"):
             raise RecipeError(

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from weitiao.errors import RecipeError
 from weitiao.recipe.document import Document, KeyPath
 
 PREFIXES = ("hub:", "bundled:")
@@ -26,6 +27,9 @@ def with_absolute_paths(document: Document) -> Document:
 
     Returns:
         The same document.
+
+    Raises:
+        RecipeError: a path begins with ``~NAME``, and there is no such user.
     """
     data = document.values.get("data")
     for name in SOURCE_KEYS:
@@ -44,13 +48,17 @@ def _make_absolute(section: Any, keys: KeyPath, document: Document) -> None:
         bases = [document.path.resolve().parent, Path.cwd()]
         if document.place(keys).startswith("override "):
             bases.reverse()
-        section["path"] = _absolute(section["path"], bases, may_be_hub_id=keys[0] == "model")
+        try:
+            path = Path(section["path"]).expanduser()
+        except RuntimeError:
+            hint = "a path that begins with ~NAME is in that user's home folder; write the whole path"
+            raise RecipeError(f"`{section['path']}`: there is no such user", where=document.place(keys), hint=hint) from None
+        section["path"] = _absolute(section["path"], path, bases, may_be_hub_id=keys[0] == "model")
 
 
-def _absolute(written: str, bases: list[Path], *, may_be_hub_id: bool) -> str:
+def _absolute(written: str, path: Path, bases: list[Path], *, may_be_hub_id: bool) -> str:
     if written.startswith(PREFIXES):
         return written
-    path = Path(written).expanduser()
     if path.is_absolute():
         return str(path)
     for base in bases:
@@ -64,7 +72,10 @@ def _absolute(written: str, bases: list[Path], *, may_be_hub_id: bool) -> str:
 def _exists(base: Path, path: Path) -> bool:
     if (base / path).exists():
         return True
-    return not GLOB_CHARACTERS.isdisjoint(str(path)) and next(base.glob(str(path)), None) is not None
+    try:
+        return not GLOB_CHARACTERS.isdisjoint(str(path)) and next(base.glob(str(path)), None) is not None
+    except ValueError:  # no pattern, such as `**.csv`: reading the data says so
+        return False
 
 
 def _joined(base: Path, path: Path) -> Path:

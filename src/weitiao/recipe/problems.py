@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 
 from weitiao.errors import RecipeError
 from weitiao.recipe.document import Document, KeyPath, dotted
-from weitiao.recipe.known import kind_of, places_of_key, sections_at
+from weitiao.recipe.known import field_at, kind_of, name_here, places_of_key, sections_at
 from weitiao.recipe.nearest import nearest_name, suggestion
 
 MISSING_KINDS = ("missing", "union_tag_not_found")
@@ -28,7 +28,15 @@ TYPE_NAMES = {
     "model_attributes_type": "a mapping of keys to values",
     "model_type": "a mapping of keys to values",
     "string_type": "text",
+    "tuple_type": "a list",
 }
+LENGTHS = {
+    "too_short": ("at least", "min_length"),
+    "too_long": ("at most", "max_length"),
+    "string_too_short": ("at least", "min_length"),
+    "string_too_long": ("at most", "max_length"),
+}
+"""What a length should be, and the name of the limit in pydantic's context; that of a text counts characters."""
 
 
 def recipe_problems(error: ValidationError, document: Document) -> list[RecipeError]:
@@ -116,11 +124,13 @@ def _missing(keys: KeyPath, detail: ErrorDetails, document: Document) -> RecipeE
         if not isinstance(detail["input"], dict):
             return RecipeError(f"`{dotted(keys)}` should be a mapping with a `kind`", where=document.place(keys), hint=_kinds(keys, kinds))
         return RecipeError(f"`{dotted((*keys, 'kind'))}` is missing", where=document.place(keys), hint=_kinds(keys, kinds))
-    hint = ""
-    for section in sections_at(keys[:-1], document.values):
-        field = section.model_fields.get(str(keys[-1]))
-        hint = hint or ((field.description or "") if field is not None else "")
-    return RecipeError(f"`{dotted(keys)}` is missing", where=document.place(keys[:-1]), hint=hint.split("\n", 1)[0])
+    return RecipeError(f"`{dotted(keys)}` is missing", where=document.place(keys[:-1]), hint=_help(keys, document))
+
+
+def _help(keys: KeyPath, document: Document) -> str:
+    """The first line of the help of a setting, or of the setting that a position belongs to."""
+    field = field_at(keys[:-1] if isinstance(keys[-1], int) else keys, document.values)
+    return ((field.description or "") if field is not None else "").split("\n", 1)[0]
 
 
 def _kinds(keys: KeyPath, kinds: list[str]) -> str:
@@ -137,6 +147,8 @@ def _wrong_value(keys: KeyPath, details: list[ErrorDetails], document: Document)
         return RecipeError(
             f"`{name}.kind` is `{tag}`, which is not known", where=document.place((*keys, "kind")), hint=suggestion(tag, kinds)
         )
+    if detail["type"] == "invalid_key" or (detail["type"] == "string_type" and detail["loc"][-1] == "[key]"):
+        return _no_text_key(keys, value, document)
     if detail["loc"][-1] == "[key]":
         known = [choice.strip("' ") for choice in str(context.get("expected", "")).replace(" or ", ", ").split(",")]
         return RecipeError(f"unknown name `{keys[-1]}` in `{dotted(keys[:-1])}`", where=where, hint=suggestion(str(keys[-1]), known))
@@ -147,15 +159,34 @@ def _wrong_value(keys: KeyPath, details: list[ErrorDetails], document: Document)
         shown = "a mapping" if isinstance(value, dict) else "a list" if value else "an empty list"
     else:
         shown = "empty" if value is None else f"`{value}`"
-    hint = ""
-    if detail["type"] == "string_type" and not isinstance(value, dict | list):
-        hint = "put it in quotes: YAML reads bare numbers, dates, yes and no as something else than text"
-    elif detail["type"] == "string_type":
-        hint = "put text with `: `, brackets or braces in quotes"
-    elif detail["type"] == "literal_error" and isinstance(value, str):
-        nearest = nearest_name(value, [choice.strip("' ") for choice in str(context.get("expected", "")).replace(" or ", ", ").split(",")])
-        hint = f"did you mean `{nearest}`?" if nearest else ""
-    return RecipeError(f"`{name}` is {shown}, and should be {wanted}", where=where, hint=hint)
+    return RecipeError(f"`{name}` is {shown}, and should be {wanted}", where=where, hint=_hint_for_value(keys, detail, document))
+
+
+def _hint_for_value(keys: KeyPath, detail: ErrorDetails, document: Document) -> str:
+    kind, value = detail["type"], detail["input"]
+    if kind == "string_type" and not isinstance(value, dict | list):
+        return "put it in quotes: YAML reads bare numbers, dates, yes and no as something else than text"
+    if kind == "string_type":
+        return "put text with `: `, brackets or braces in quotes"
+    if kind == "string_too_long" and value.startswith("\\"):
+        quoted = f'"{value}"'
+        shown = f"'{dotted(keys)}={quoted}'" if document.place(keys).startswith("override ") else f"{keys[-1]}: {quoted}"
+        return f"YAML reads it as one character where it stands in double quotes: {shown}"
+    if kind in ("tuple_type", "too_long"):
+        return _help(keys, document)
+    if kind == "literal_error" and isinstance(value, str):
+        choices = str(detail.get("ctx", {}).get("expected", "")).replace(" or ", ", ").split(",")
+        nearest = nearest_name(value, [choice.strip("' ") for choice in choices])
+        return f"did you mean `{nearest}`?" if nearest else ""
+    return ""
+
+
+def _no_text_key(keys: KeyPath, key: Any, document: Document) -> RecipeError:
+    """A key that YAML reads as something else than text; pydantic's path ends with it, or before it."""
+    parent = keys[:-1] if keys and keys[-1] == key else keys
+    inside = f" in `{dotted(parent)}`" if parent else ""
+    hint = "put it in quotes: YAML reads bare numbers, dates, yes, no, on, off and null as something else than text"
+    return RecipeError(f"the key `{key}`{inside} is no text", where=document.place((*parent, str(key))), hint=hint)
 
 
 def _wanted(details: list[ErrorDetails]) -> str:
@@ -164,8 +195,11 @@ def _wanted(details: list[ErrorDetails]) -> str:
     for detail in details:
         if detail["type"] == "literal_error":
             choice = str(detail.get("ctx", {}).get("expected"))
-        elif detail["type"] == "too_short":
-            choice = f"at least {detail['ctx']['min_length']} long"
+        elif detail["type"] in LENGTHS:
+            words, limit = LENGTHS[detail["type"]]
+            n = detail["ctx"][limit]
+            unit = ("character " if n == 1 else "characters ") if detail["type"].startswith("string") else ""
+            choice = f"{words} {n} {unit}long"
         elif detail["type"] in TYPE_NAMES:
             choice = UNION_BRANCH_TYPES.get(detail["type"], TYPE_NAMES[detail["type"]]) if len(details) > 1 else TYPE_NAMES[detail["type"]]
         else:
@@ -186,13 +220,15 @@ def _unknown(parent: KeyPath, names: list[str], document: Document) -> list[Reci
             of_other_kind.append(name)
             continue
         what = f"unknown key `{name}`" + (f" in `{dotted(parent)}`" if parent else "")
-        problems.append(RecipeError(what, where=document.place((*parent, name)), hint=_hint_for_unknown(name, known)))
+        problems.append(RecipeError(what, where=document.place((*parent, name)), hint=_hint_for_unknown(parent, name, known)))
     if of_other_kind:
         problems.append(_other_kind(parent, of_other_kind, kind, variants, document))
     return problems
 
 
-def _hint_for_unknown(name: str, known: list[str]) -> str:
+def _hint_for_unknown(parent: KeyPath, name: str, known: list[str]) -> str:
+    if called := name_here(parent, name):
+        return f"it is called {called} here"
     if elsewhere := places_of_key(name):
         return f"it belongs here: {', '.join(elsewhere)}"
     return suggestion(name, known)

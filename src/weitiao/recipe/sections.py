@@ -31,7 +31,7 @@ class Source(Section):
     """How often the rows of this source are used in training: 0.5 takes a seeded half of them, 2 takes each twice."""
 
 
-Sources = Source | list[Source]
+Sources = Source | Annotated[list[Source], Field(min_length=1)]
 
 
 class Split(Section):
@@ -54,9 +54,8 @@ class Split(Section):
         return self
 
 
-ColumnName = Literal[
-    "id", "text", "instruction", "system", "answer", "label", "labels", "candidates", "entities", "messages", "image", "captions", "history"
-]
+TruthColumn = Literal["answer", "label", "labels", "entities", "tags", "captions"]
+ColumnName = Literal["id", "text", "tokens", "instruction", "system", "candidates", "messages", "history", "image", TruthColumn]
 
 
 class Data(Section):
@@ -235,7 +234,7 @@ class Evaluate(Section):
     top_k: int = Field(0, ge=0)
     """Draw from this many likeliest tokens; 0 for all."""
     n_suspects: int = Field(200, ge=0, le=100_000)
-    """Training rows that are searched for wrong answers after training (``suspects.jsonl``), in at most a tenth of its time; 0 for none."""
+    """Training rows that are searched for wrong answers (``suspects.jsonl``), in a tenth of training's time or ten seconds; 0 for none."""
 
 
 class SwanlabTrack(Section):

@@ -11,7 +11,8 @@ class _TaskSection(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     prompt: str | None = None
-    """Wording of the user's turn, with ``{text}`` and the row's other fields in braces; the task's own wording when not given."""
+    """Wording of the user's turn, with ``{text}`` and the row's other fields in braces; the task's own wording when not given.
+    Not of ``chat`` and ``text``."""
 
 
 class FieldSpec(BaseModel):

@@ -33,6 +33,8 @@ vLLM looks a name up again when it connects and fetches from private addresses a
 class VllmRun:
     """What vLLM needs of a run."""
 
+    path: Path
+    """The run folder, for messages."""
     name: str
     """What clients call the model."""
     weights: Path
@@ -66,7 +68,7 @@ def vllm_command(run: VllmRun, host: str, port: int, limits: Limits, *, python: 
         EngineError: the run's weights are of a kind that vLLM cannot load.
     """
     _refuse_what_it_lacks(limits, port, allow_image_urls=allow_image_urls)
-    n_positions = _positions(run.weights)
+    n_positions = _positions(run)
     n_tokens = min(limits.max_prompt_tokens + limits.max_new_tokens, n_positions)
     # The base's own sampling defaults (temperature 0.7, a repetition penalty) would change answers that were measured without them.
     defaults = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0, "max_new_tokens": limits.max_new_tokens}
@@ -151,12 +153,12 @@ def _refuse_what_it_lacks(limits: Limits, port: int, *, allow_image_urls: bool) 
         raise CommandError("vLLM's server needs a port", where="--port", hint="name one, e.g. --port 8000")
 
 
-def _positions(weights: Path) -> int:
+def _positions(run: VllmRun) -> int:
     try:
-        config = json.loads((weights / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((run.weights / "config.json").read_text(encoding="utf-8"))
     except OSError as error:
-        hint = "merge the adapter first: export: [{kind: merged}] in the recipe, then `weitiao export RUN`"
-        raise EngineError("vLLM loads Hugging Face folders, and the base is none", where=str(weights), hint=hint) from error
+        hint = f"merge the adapter first: weitiao export {run.path} --kind merged"
+        raise EngineError("vLLM loads Hugging Face folders, and the base is none", where=str(run.weights), hint=hint) from error
     return int(config.get("text_config", config)["max_position_embeddings"])
 
 

@@ -30,6 +30,7 @@ SECONDS = 600.0
 """Longest time for one answer."""
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 """Status codes after which the same request may succeed."""
+NO_ADDRESS = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema)
 MOST_REFUSED = 32
 """Rows that a server may refuse before it answers one; then it is the server, and not the rows, that is wrong."""
 
@@ -170,7 +171,9 @@ class HttpEngine(GeneratingEngine):
         for wait in (*WAITS, None):
             try:
                 reply = self._session().post(f"{self._url}/chat/completions", json=body, timeout=SECONDS)
-            except (requests.ConnectionError, requests.Timeout) as error:
+            except NO_ADDRESS as error:
+                raise _no_address(self._url) from error
+            except requests.RequestException as error:  # a reply that breaks off, too
                 trouble, asked = f"no answer: {type(error).__name__}", None
             else:
                 if reply.ok:
@@ -229,17 +232,19 @@ def connect_server(
         An engine.
 
     Raises:
-        EngineError: the server cannot be reached, or serves several models and none is named.
+        EngineError: the address is none, the server cannot be reached, or serves several models and none is named.
     """
     url, _, model = address.partition("#")
     url = url.rstrip("/")
     if not url.startswith(("http://", "https://")):
-        raise EngineError("this is no server's address", where=address or "--engine http", hint="--engine http:http://127.0.0.1:8000/v1")
+        raise _no_address(address or "--engine http")
     if not model:
         try:
             with session_for(url) as session:
                 reply = session.get(f"{url}/models", headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=30)
-        except (requests.ConnectionError, requests.Timeout) as error:
+        except NO_ADDRESS as error:
+            raise _no_address(url) from error
+        except requests.RequestException as error:
             raise EngineError("the server cannot be reached", where=url, hint="is it running, and does the address end in /v1?") from error
         if not reply.ok:
             hint = "set OPENAI_API_KEY" if reply.status_code in (401, 403) else "does the address end in /v1?"
@@ -250,6 +255,10 @@ def connect_server(
             raise EngineError(f"the server serves {len(names)} models", where=url, hint=hint)
         model = names[0]
     return HttpEngine(url, model, renderer, concurrency=concurrency, max_prompt_tokens=max_prompt_tokens, key=key)
+
+
+def _no_address(where: str) -> EngineError:
+    return EngineError("this is no server's address", where=where, hint="--engine http:http://127.0.0.1:8000/v1")
 
 
 def _message(message: Message) -> dict[str, Any]:
@@ -281,12 +290,8 @@ def _read(content: Any, url: str) -> Answer:
     try:
         choice, usage = content["choices"][0], content.get("usage") or {}
         ended_by: EndedBy = "length" if choice["finish_reason"] == "length" else "stop"
-        return Answer(
-            str(choice["message"]["content"] or ""),
-            int(usage.get("prompt_tokens") or 0),
-            int(usage.get("completion_tokens") or 0),
-            ended_by,
-        )
+        n_prompt_tokens, n_new_tokens = (int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens"))
+        return Answer(str(choice["message"]["content"] or ""), n_prompt_tokens, n_new_tokens, ended_by)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise EngineError("the server's answer is not in the form of OpenAI's protocol", where=url) from error
 
