@@ -1,11 +1,12 @@
 """Answers per second: the embedded engine, with and without guessed tokens, transformers' own ``generate`` and other engines, in turn.
 
 Run as ``python -m bench.answers [--rows N] [--rounds N] [--model NAME | --run RUN] [--engine NAME:ARG]... [--threads N] [--batch-size N]
-[--ours] [--json]``.
+[--plain-batch N] [--ours] [--json]``.
 
 Classification (a shared instruction of about 300 tokens, 5 answer tokens at most) and extraction (up to 120 answer tokens), greedy. Free on
-all sides so that answers can be compared (``generate``: batches of 8); for the embedded engine also classification by scoring labels, and
-extraction held to its schema. With ``--run``, the tuned model of a finished extraction run answers that run's own test rows. With
+all sides so that answers can be compared; for the embedded engine also classification by scoring labels, and extraction held to its schema.
+``generate`` gets as many rows at once as the embedded engine. Both have answered a row before their time begins, weights laid out included.
+With ``--run``, the tuned model of a finished extraction run answers that run's own test rows, its adapter merged in on all sides. With
 ``--engine`` as well (as ``weitiao predict`` takes it) it answers the made-up rows of both kinds, and so does each engine.
 Time is the processor's where one thread works, so that neighbours on the machine do not count; for other engines always the clock's.
 """
@@ -26,6 +27,7 @@ from typing import Any
 
 import psutil
 import torch
+from peft import PeftModel
 
 from bench.rows import LABELS, make_rows
 from bench.shapes import gemm_rate
@@ -34,8 +36,6 @@ from weitiao.demo.complaints import make_complaints
 from weitiao.recipe.sections import Chat, Model
 from weitiao.seams import Answer, Constraint, Engine, LoadedModel, Renderer, Sample, Sampling, text_message
 
-N_PLAIN = 8
-"""Rows of a batch of ``generate``."""
 CLASSIFY = (
     "你是一个文本分类领域的专家。你会接收到一段投诉文本，请从下面的类别中选出唯一正确的一个，只输出类别名称，不要输出任何解释。类别说明："
     + "".join(
@@ -96,11 +96,27 @@ def _sample(name: str, system: str, text: str) -> Sample:
     return Sample(name, name, (text_message("system", system), text_message("user", text)))
 
 
-def by_generate(loaded: LoadedModel, renderer: Renderer, work: Work) -> list[Answer]:
-    """Answers of transformers' ``generate``: rows in their order, batches of 8, filled up on the left."""
+def merged_model(run: runs.Run) -> tuple[LoadedModel, Renderer]:
+    """A run's tuned model with its adapter in its weights, none of them kept thin, and the run's renderer."""
+    recipe, facts = run.recipe(), model.read_facts(run.path / "best")
+    device = model.pick_device(recipe.model.device)
+    loaded = model.load_checkpoint(run.path / "best", device=str(device), dtype=model.pick_dtype(recipe.model.dtype, device))
+    if isinstance(loaded.network, PeftModel):
+        loaded = replace(loaded, network=loaded.network.merge_and_unload())
+    return loaded, chat.make_renderer(loaded.processor, Chat(**facts.chat), recipe.encode.keep)
+
+
+def by_generate(loaded: LoadedModel, renderer: Renderer, work: Work, batch_size: int) -> Result:
+    """What transformers' ``generate`` answers, after it has answered one row."""
+    plain_answers(loaded, renderer, replace(work, samples=work.samples[:1], max_new_tokens=1), 1)
+    return measured(lambda: plain_answers(loaded, renderer, work, batch_size))
+
+
+def plain_answers(loaded: LoadedModel, renderer: Renderer, work: Work, batch_size: int) -> list[Answer]:
+    """Answers of transformers' ``generate``: rows in their order, ``batch_size`` at once, filled up on the left."""
     answers = []
-    for start in range(0, len(work.samples), N_PLAIN):
-        prompts = [renderer.prompt(sample.prompt).input_ids for sample in work.samples[start : start + N_PLAIN]]
+    for start in range(0, len(work.samples), batch_size):
+        prompts = [renderer.prompt(sample.prompt).input_ids for sample in work.samples[start : start + batch_size]]
         width = max(map(len, prompts))
         ids = torch.tensor([[renderer.pad_token_id] * (width - len(row)) + row for row in prompts])
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts])
@@ -130,6 +146,13 @@ def by_engine(loaded: LoadedModel, renderer: Renderer, work: Work, batch_size: i
     tally = engine.tally
     passes = {"passes": tally.n_passes - n_before, "drafted": tally.n_drafted, "accepted": tally.n_accepted}
     return replace(result, passes=passes)
+
+
+def by_labels(loaded: LoadedModel, renderer: Renderer, work: Work, batch_size: int) -> Result:
+    """The embedded engine's likeliest labels. Weights are laid out before."""
+    engine = infer.make_engine(loaded, renderer, batch_size, hold=True)
+    list(engine.score_labels(work.samples[:1], lambda _sample: LABELS))
+    return measured(lambda: in_order(engine.score_labels(work.samples, lambda _sample: LABELS)))
 
 
 def measured(work: Callable[[], list[Answer]], *, of_children: bool = False) -> Result:
@@ -196,8 +219,8 @@ def by_other(engine: Engine, work: Work, *, held: bool = False) -> Result:
     return measured(lambda: in_order(engine.generate(work.samples, sampling, constraint)), of_children=True)
 
 
-def variants(loaded: LoadedModel, renderer: Renderer, work: Work, batch_size: int, *, ours: bool) -> dict[str, Callable[[], Result]]:
-    """What is measured of one kind of work; the first two and ``generate`` give free answers, which must be equal."""
+def variants(loaded: LoadedModel, renderer: Renderer, work: Work, batch_size: int, plain_batch: int) -> dict[str, Callable[[], Result]]:
+    """What is measured of one kind of work; the first two and ``generate`` (left out at 0 rows) give free answers, which must be equal."""
 
     def embedded(*, held: bool, speculative: bool) -> Callable[[], Result]:
         return lambda: by_engine(loaded, renderer, work, batch_size, held=held, speculative=speculative)
@@ -206,11 +229,10 @@ def variants(loaded: LoadedModel, renderer: Renderer, work: Work, batch_size: in
         "embedded": embedded(held=False, speculative=True),
         "embedded, nothing guessed": embedded(held=False, speculative=False),
     }
-    if not ours:
-        found["generate"] = lambda: measured(lambda: by_generate(loaded, renderer, work))
+    if plain_batch:
+        found["generate"] = lambda: by_generate(loaded, renderer, work, plain_batch)
     if work.name == "classification":
-        engine = infer.make_engine(loaded, renderer, batch_size)
-        found["embedded, labels scored"] = lambda: measured(lambda: in_order(engine.score_labels(work.samples, lambda _sample: LABELS)))
+        found["embedded, labels scored"] = lambda: by_labels(loaded, renderer, work, batch_size)
     else:
         found["embedded, held to the schema"] = embedded(held=True, speculative=True)
         found["embedded, held to the schema, nothing guessed"] = embedded(held=True, speculative=False)
@@ -257,6 +279,7 @@ def main() -> None:
     parser.add_argument("--engine", action="append", default=[], help="another engine for the run's model; may be given several times")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--batch-size", type=int, default=64, help="rows that the embedded engine answers at once")
+    parser.add_argument("--plain-batch", type=int, help="rows that generate answers at once; as --batch-size where not given")
     parser.add_argument("--only", choices=["classification", "extraction"])
     parser.add_argument("--ours", action="store_true", help="leave transformers' generate out")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout and nothing else")
@@ -266,18 +289,20 @@ def main() -> None:
         parser.error("--engine needs --run: other engines load a run's exports")
     run = runs.read_run(chosen.run) if chosen.run else None
     if run is not None:
-        _, loaded, renderer = answering.embedded_engine(run)
+        loaded, renderer = merged_model(run)
         kinds = works(chosen.rows) if chosen.engine else [work_of_run(run, chosen.rows)]
     else:
         loaded = model.load_base(Model(path=chosen.model))
         renderer = chat.make_renderer(loaded.processor, Chat())
         kinds = works(chosen.rows)
-    found: dict[str, Any] = {"model": loaded.name, "threads": chosen.threads, "dtype": str(loaded.dtype), "batch_size": chosen.batch_size}
+    plain_batch = 0 if chosen.ours else chosen.plain_batch or chosen.batch_size
+    found: dict[str, Any] = {"model": loaded.name, "threads": chosen.threads, "dtype": str(loaded.dtype)}
+    found |= {"batch_size": chosen.batch_size, "plain_batch_size": plain_batch}
     with ExitStack() as stack:
         others = {spec: stack.enter_context(answering.open_engine(run, spec)) for spec in chosen.engine} if run is not None else {}
         for work in kinds:
             if chosen.only in (None, work.name):
-                measures = variants(loaded, renderer, work, chosen.batch_size, ours=chosen.ours)
+                measures = variants(loaded, renderer, work, chosen.batch_size, plain_batch)
                 for spec, engine in others.items():
                     name = spec.partition(":")[0]
                     measures[name] = partial(by_other, engine, work)
