@@ -6,14 +6,16 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from weitiao.cli import app
 from weitiao.recipe import Recipe, Setting, all_settings
+from weitiao.recipe.known import kind_of, sections_at
 
 DOCS = Path(__file__).parent
 WIDTH = 100
@@ -54,21 +56,32 @@ def recipe_page() -> str:
             annotation = Recipe.model_fields[section].annotation
             if isinstance(annotation, type):
                 parts.append(f"{annotation.__doc__}\n")
-        parts.append(f"- `{setting.name}`: {_values(setting)}{_default(setting)}  \n  {_help(setting)}".rstrip())
+        parts.append(f"- `{setting.name}`: {_values(setting)}  \n  {_help(setting)}".rstrip())
     return "\n".join(parts) + "\n"
 
 
 def _values(setting: Setting) -> str:
-    annotation = setting.info.annotation
-    if setting.name.endswith(".kind") and get_origin(annotation) is Literal:
-        return " | ".join(f"`{kind}`" for kind in setting.kinds)
-    return f"`{_words(annotation)}`"
+    """What a setting may be, and is where it is not written; where its kinds differ in that, one after the other."""
+    if setting.kinds:
+        default = ", required" if setting.info.is_required() else f", default `{setting.kinds[0]}`"
+        return " | ".join(f"`{kind}`" for kind in setting.kinds) + default
+    if not setting.owners:
+        return f"`{_words(setting.info.annotation)}`{_default(setting.info)}"
+    *place, name = setting.name.split(".")
+    sections = {kind_of(section): section for section in sections_at(tuple(place), {})}
+    kinds_of: dict[str, list[str]] = {}
+    for kind in setting.owners:
+        info = sections[kind].model_fields[name]
+        kinds_of.setdefault(f"`{_words(info.annotation)}`{_default(info)}", []).append(kind)
+    return "; ".join(f"{words} (kind `{'`, `'.join(kinds)}`)" for words, kinds in kinds_of.items())
 
 
 def _words(annotation: Any) -> str:
     arguments = get_args(annotation)
     if get_origin(annotation) is Literal:
         return " | ".join(str(each) for each in arguments)
+    if get_origin(annotation) is Annotated:
+        return _words(arguments[0])
     if get_origin(annotation) is list:
         return f"list of {_words(arguments[0])}"
     if get_origin(annotation) is dict:
@@ -78,17 +91,13 @@ def _words(annotation: Any) -> str:
     return {"str": "text", "int": "whole number", "float": "number", "bool": "true | false"}.get(annotation.__name__, annotation.__name__)
 
 
-def _default(setting: Setting) -> str:
-    default = setting.info.get_default(call_default_factory=True, validated_data={})
-    owners = f" (kind `{'`, `'.join(setting.owners)}`)" if setting.owners else ""
-    if setting.kinds:
-        is_required = setting.info.is_required()
-        return ", required" if is_required else f", default `{setting.kinds[0]}`"
+def _default(info: FieldInfo) -> str:
+    default = info.get_default(call_default_factory=True, validated_data={})
     if default is PydanticUndefined:
-        return f", required{owners}"
+        return ", required"
     if default is None or default in ({}, []):
-        return owners
-    return f", default `{str(default).lower() if isinstance(default, bool) else default}`{owners}"
+        return ""
+    return f", default `{str(default).lower() if isinstance(default, bool) else default}`"
 
 
 def _help(setting: Setting) -> str:
