@@ -75,9 +75,10 @@ def compare_runs(paths: Sequence[Path]) -> RunTable:
         shared, n_other_text = _shared_rows(opened[0], run)
         gain = {}
         if place and shared:
-            places = zip(*shared, strict=True)
-            sides = [evaluate.count_rows(each.path / "tuned", task, rows) for each, rows in zip((opened[0], run), places, strict=True)]
-            gain = dict(evaluate.compare(*sides, task, N_BOOTSTRAP, BY_CHANCE).gain)
+            theirs, ours = zip(*shared, strict=True)
+            before = evaluate.count_rows(opened[0].path / "tuned", task, theirs)
+            after = evaluate.count_rows(run.path / "tuned", task, ours)
+            gain = dict(evaluate.compare(before, after, task, N_BOOTSTRAP, BY_CHANCE).gain)
         baseline = _scores(run, "baseline", task)
         compared.append(ComparedRun(run.path, settings, baseline, tuned, _minutes(run), len(shared), n_other_text, gain))
     metrics = tuple(name for name in first.metrics if all(name in each.tuned.metrics for each in compared))

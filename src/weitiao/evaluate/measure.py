@@ -148,12 +148,13 @@ def count_rows(folder: Path, task: Task, places: Sequence[int]) -> Scores:
     Args:
         folder: that was handed to ``measure``.
         task: of the same recipe.
-        places: of the rows, in the order that is wanted.
+        places: of the rows, at least one, in the order that is wanted.
 
     Returns:
         Scores with counts and ``n`` only, good for ``compare``.
     """
-    samples, answers, predictions = ([each[place] for place in places] for each in read_answers(folder))
+    rows = list(zip(*read_answers(folder), strict=True))
+    samples, answers, predictions = zip(*(rows[place] for place in places), strict=True)
     return replace(NOTHING, n=len(places), counts=row_counts(task.for_rows(samples), samples, answers, predictions))
 
 

@@ -73,7 +73,7 @@ def count_parameters(network: Any) -> tuple[int, int]:
     return absent + sum(size for size, _ in sizes), sum(size for size, trainable in sizes if trainable)
 
 
-def _check_targets(network: nn.Module, targets: list[str]) -> None:
+def _check_targets(network: Any, targets: list[str]) -> None:
     present = {name.rsplit(".", 1)[-1] for name, module in network.named_modules() if isinstance(module, nn.Linear)}
     head = network.get_output_embeddings() if hasattr(network, "get_output_embeddings") else None
     head_names = {name.rsplit(".", 1)[-1] for name, module in network.named_modules() if module is head}
