@@ -142,10 +142,12 @@ configs:
     with serve_hub(Hub(datasets={"lab/formulas": files})) as hub:
         unnamed = read(hub, client, tmp_path, {}, "classification")
         long = read(hub, client, tmp_path, {"subset": "long"}, "classification")
+        short = read(hub, client, tmp_path, {"subset": "short"}, "classification")
         apart = read(hub, client, tmp_path, {"subset": "short", "split": "held_out"}, "classification")
         wrong = read(hub, client, tmp_path, {"subset": "short", "split": "tset"}, "classification")
     assert unnamed["error"] == "hub:lab/formulas: the data set has several subsets\n  name one of them: data.train.subset: long | short"
     assert [truth for _, truth, _ in long["rows"]] == ["good"]
+    assert [truth for _, truth, _ in short["rows"]] == ["good", "bad"], "a pattern's `*` stops at the end of its folder"
     assert [origin for origin, *_ in apart["rows"]] == ["lab/formulas/short/rest/b.csv:2"]
     assert wrong["error"] == "hub:lab/formulas: there is no split `tset`\n  splits of the data set: held_out, train"
 

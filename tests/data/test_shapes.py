@@ -255,6 +255,60 @@ IMAGE_ROWS = {
 }
 
 
+ASKED = [{"role": "user", "content": "<image>Read"}, {"role": "assistant", "content": "x^2"}]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"messages": ASKED, "image": "photos/a.png"}, ["Read"]),
+        ({"prompt": "Read", "completion": "x^2", "image": "photos/a.png"}, ["Read"]),
+        ({"question": "Read", "answer": "x^2", "images": ["photos/a.png"]}, ["Read"]),
+        ({"instruction": "Read", "input": "", "output": "x^2", "image": "photos/a.png"}, ["Read"]),
+        (
+            {"instruction": "Read", "output": "x^2", "images": ["photos/a.png"], "history": [["<image>See?", "yes"]], "system": "S"},
+            ["S", "See?", "yes", "Read"],
+        ),
+    ],
+    ids=["messages", "prompt", "question", "alpaca", "history"],
+)
+def test_conversations_keep_their_image_and_their_turns(tmp_path, photo, row, said):
+    sample = load_one(tmp_path, row, "chat").train[0]
+    assert [text for _, text in turns(sample)] == [*said, "x^2"]
+    assert [part.image for message in sample.messages for part in message.parts if part.image] == [photo]
+
+
+def test_an_image_column_of_texts_to_be_sorted_may_hold_anything(tmp_path):
+    sample = load_one(
+        tmp_path, {"prompt": "t", "completion": "a", "image": "https://x.cn/1"}, "classification", task={"labels": ["a", "b"]}
+    ).train[0]
+    assert sample.reference == "a"
+
+
+def test_a_conversation_that_marks_an_image_and_has_none_is_rejected(tmp_path):
+    spoken_of = [{"role": "user", "content": "what does <image> mean?"}, ASKED[1]]
+    path = write(tmp_path / "rows.jsonl", [{"messages": ASKED}, {"messages": spoken_of}])
+    samples = load(path, "chat", allow_dropped=0.5)
+    assert [turns(sample)[0][1] for sample in samples.train] == ["what does <image> mean?"]
+    assert samples.report.rejected == {"the conversation marks an image (<image>) and has none": 1}
+
+
+def test_a_question_that_ends_in_a_file_name_is_a_question(tmp_path):
+    row = {"messages": [{"role": "user", "content": "How do I crop photo.jpg"}, {"role": "assistant", "content": "so"}]}
+    assert turns(load_one(tmp_path, row, "chat").train[0])[0] == ("user", "How do I crop photo.jpg")
+
+
+def test_reasoning_stands_before_the_answer_and_calls_of_tools_are_rejected(tmp_path):
+    ask = {"role": "user", "content": "q"}
+    rows = [
+        {"messages": [ask, {"role": "assistant", "content": "a", "reasoning_content": "why"}]},
+        {"messages": [ask, {"role": "assistant", "content": "let me look", "tool_calls": [{"id": "1"}]}]},
+    ]
+    samples = load(write(tmp_path / "rows.jsonl", rows), "chat", allow_dropped=0.5)
+    assert [turns(sample)[-1][1] for sample in samples.train] == ["<think>\nwhy\n</think>\n\na"]
+    assert samples.report.rejected == {"a turn calls a tool, which cannot be trained": 1}
+
+
 @pytest.mark.parametrize(("row", "said"), IMAGE_ROWS.values(), ids=IMAGE_ROWS.keys())
 def test_images_in_every_form(tmp_path, photo, row, said):
     sample = load_one(tmp_path, row, "chat" if "messages" in row or "conversations" in row else "ocr").train[0]
@@ -282,6 +336,9 @@ def test_several_captions_of_an_image(tmp_path):
         {"image_path": "photos/a.png", "caption": "a dog&&a brown dog"},
     ):
         assert load_one(tmp_path, row, "caption").train[0].reference == ["a dog", "a brown dog"]
+    mapped = {"image": "photos/a.png", "words": "A man, a plan&&Second, one"}
+    sample = load_one(tmp_path, mapped, "caption", columns={"image": "image", "captions": "words"}).train[0]
+    assert sample.reference == ["A man, a plan", "Second, one"]
 
 
 def test_an_image_folder_with_its_table(photo):

@@ -68,6 +68,52 @@ def test_a_quote_that_is_never_closed_is_no_silent_loss(tmp_path):
         classify(path)
 
 
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv"])
+def test_a_quote_inside_a_cell_joins_no_rows_in_silence(tmp_path, name):
+    lines = [["text", "label"], ["\"It's nice", "x"], ["foo", "y"], ['"bar" baz', "x"], ["last", "y"]]
+    path = tmp_path / name
+    path.write_text("\n".join(("," if name.endswith("csv") else "\t").join(cells) for cells in lines) + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match="a quote opened in line 2 does not end at a cell's end; 3 lines would be read as one row"):
+        classify(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"text": "a", "label": "x"}]\n[{"text": "b", "label": "y"}]\n',
+        '[{"text": "a", "label": "x"}] {"text": "b", "label": "y"}',
+        "[]\n[]",
+    ],
+)
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
+def test_what_follows_an_array_is_no_silent_loss(tmp_path, text, name):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match="more follows the JSON array"):
+        classify(tmp_path / name)
+
+
+def test_lines_of_objects_that_hold_lists_are_rows(tmp_path):
+    rows = [{"text": "first", "label": "x", "items": ["a", "b"]}, {"text": "second", "label": "y", "items": ["c"]}]
+    (tmp_path / "rows.json").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert [sample.reference for sample in classify(tmp_path / "rows.json").train] == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [("我要投訴這家餐廳的服務態度，等了一個小時還沒有上菜。", "big5"), ("Herr Müller wohnt in Köln und zahlt fünf Euro für die Tür.", "cp1252")],
+)
+def test_text_in_other_encodings_is_refused_and_not_garbled(tmp_path, text, encoding):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(f"text,label\n{text},x\n{text}!,y\n".encode(encoding))
+    with pytest.raises(DataError, match="this is not text in UTF-8, UTF-16 or GB18030") as caught:
+        classify(path)
+    assert "data.encoding" in caught.value.hint
+    assert text in classify(path, encoding=encoding).train[0].messages[-2].text
+    traditional = "我要投訴這家餐廳的服務態度，等了一個小時還沒有上菜。"
+    path.write_bytes(f"text,label\n{traditional},x\n{traditional}!,y\n".encode("gb18030"))
+    assert traditional in classify(path).train[0].messages[-2].text
+
+
 def test_json_array_and_object_with_data(tmp_path):
     for name, value in (
         ("a.json", ROWS),

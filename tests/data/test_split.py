@@ -130,6 +130,15 @@ def test_named_files_are_the_parts_and_their_overlap_is_told(tmp_path):
     assert both.report.split == {"train": 50, "valid": 15, "test": 15}
 
 
+def test_a_group_in_two_named_files_is_told(tmp_path):
+    rows = [{**row, "customer": f"c{i}"} for i, row in enumerate(rows_of(60))]
+    rows[50]["customer"] = "c3"
+    train, test = write(tmp_path / "train.jsonl", rows[:50]), write(tmp_path / "test.jsonl", rows[50:])
+    samples = load(train, "classification", test={"path": str(test)}, split={"valid": 0.2, "by": "customer"})
+    finding = next(finding for finding in samples.report.findings if finding.code == "overlap-group")
+    assert (finding.severity, finding.count, finding.origins) == ("warning", 1, ("train.jsonl:4 = test.jsonl:1",))
+
+
 def test_groups_join_through_one_another():
     def pairs(*items):
         return np.array([row for row, _ in items]), np.array([key for _, key in items], dtype=np.uint64)

@@ -121,7 +121,7 @@ KINDS = st.sampled_from(sorted(TASKS))
 @given(ROWS, KINDS)
 def test_json_lines_of_anything(rows, kind):
     report = assert_kept_or_listed("\n".join(json.dumps(row) for row in rows).encode(), "rows.jsonl", kind)
-    if report is not None and not (rows and isinstance(rows[0], list)):
+    if report is not None and not (len(rows) == 1 and isinstance(rows[0], list)):  # one line that is a list is a JSON array
         assert report.n_read == len(rows)
 
 

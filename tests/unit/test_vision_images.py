@@ -73,13 +73,14 @@ def test_files_of_all_kinds_become_rgb_as_they_are_seen(tiny_qwen2_vl: Path, tmp
     assert corner(images, save(tmp_path, "grey.png", Image.new("LA", (60, 60), (9, 0)))) == (255, 255, 255)
 
 
-def test_a_turned_photo_is_seen_upright(tiny_qwen2_vl: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif"])
+def test_a_turned_photo_is_seen_upright(tiny_qwen2_vl: Path, tmp_path: Path, ending: str) -> None:
     images = reader(tiny_qwen2_vl)
     photo = Image.new("RGB", (168, 84), "white")
     photo.paste("red", (0, 0, 84, 84))
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture = images.picture(save(tmp_path, "turned.jpg", photo, exif=exif, quality=95))
+    picture = images.picture(save(tmp_path, f"turned.{ending}", photo, exif=exif))
     assert (picture.width, picture.height) == (84, 168)
     seen = images.rgb(picture)
     top, bottom = seen.getpixel((42, 10)), seen.getpixel((42, 160))

@@ -103,7 +103,8 @@ class ImageReader:
         """
         with open_image(path) as image:
             width, height = image.size
-            if image.getexif().get(EXIF_ORIENTATION) in TURNED:
+            # Pillow turns a TIFF by itself, and says its size so.
+            if image.format != "TIFF" and image.getexif().get(EXIF_ORIENTATION) in TURNED:
                 width, height = height, width
         to_height, to_width = resized(width, height, self.section, self.factor)
         down, across = to_height // self.processor.patch_size, to_width // self.processor.patch_size

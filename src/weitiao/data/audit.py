@@ -138,6 +138,7 @@ def overlaps(facts: Facts, rows: np.ndarray, parts: np.ndarray, origin_of: Origi
     for code, numbers, keys, noun in (
         ("overlap-text", facts.text_rows, facts.text_keys, "texts"),
         ("overlap-image", facts.image_rows, facts.image_keys, "images"),
+        ("overlap-group", facts.group_rows, facts.group_keys, "values of data.split.by"),
     ):
         found = shared_keys(np.array(numbers, dtype=np.int64), np.array(keys, dtype=np.uint64), part_of)
         if found:

@@ -60,10 +60,10 @@ def read_messages(value: Any, origin: str, find_image: FindImage, images: tuple[
         if not isinstance(turn, Mapping):
             raise RejectedRowError("a turn is not an object with role and content", where=where)
         role = _role(turn, where)
-        parts = _parts(turn.get("content", turn.get("value")), role, where, find_image, left)
-        messages.append(Message(role, parts))
+        messages.append(Message(role, _parts(_content(turn, role, where), role, where, find_image, left)))
     if left:
         messages = _with_images_first(messages, left)
+    _refuse_missing_images(messages, origin)
     _refuse_disorder(messages, origin)
     return _mark_longest(messages)
 
@@ -75,6 +75,27 @@ def _role(turn: Mapping[str, Any], where: str) -> Role:
         hint = f"known roles are {', '.join(ROLES)}"
         raise RejectedRowError("unknown role in a turn", where=where, detail=repr(named), hint=hint)
     return role
+
+
+def _content(turn: Mapping[str, Any], role: Role, where: str) -> Any:
+    """What a turn says, its reasoning before it as Qwen's templates write it."""
+    if turn.get("tool_calls") or turn.get("function_call"):
+        hint = "leave the row out, or write the call into the turn's content"
+        raise RejectedRowError("a turn calls a tool, which cannot be trained", where=where, hint=hint)
+    content, thought = turn.get("content", turn.get("value")), turn.get("reasoning_content")
+    if role == "assistant" and isinstance(thought, str) and thought.strip() and isinstance(content, str):
+        return f"<think>\n{thought.strip()}\n</think>\n\n{content}"
+    return content
+
+
+def _refuse_missing_images(messages: list[Message], origin: str) -> None:
+    """A mark at the edge of a question stands for an image; inside a text it may be spoken of."""
+    if any(part.image for message in messages for part in message.parts):
+        return
+    texts = [message.text.strip() for message in messages if message.role == "user"]
+    if any(text.startswith(IMAGE_PLACE) or text.endswith(IMAGE_PLACE) for text in texts):
+        hint = "name the column that holds it: data.columns: {image: COLUMN}"
+        raise RejectedRowError(f"the conversation marks an image ({IMAGE_PLACE}) and has none", where=origin, hint=hint)
 
 
 def _parts(content: Any, role: Role, where: str, find_image: FindImage, left: list[Path]) -> tuple[Part, ...]:
@@ -115,7 +136,12 @@ def _text_parts(text: str, role: Role, find_image: FindImage, left: list[Path]) 
                 parts.append(Part("text", piece))
         return parts
     if IMAGE_PATH.fullmatch(text.strip()):
-        return [Part("image", image=find_image(text.strip()))]
+        try:
+            return [Part("image", image=find_image(text.strip()))]
+        except RejectedRowError:
+            if " " not in text.strip():
+                raise
+            return [Part("text", text)]  # a question that ends in a file's name
     if IMAGE_PLACE in text and left:
         parts = []
         for number, piece in enumerate(text.split(IMAGE_PLACE)):
@@ -168,7 +194,9 @@ def _mark_longest(messages: list[Message]) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def from_history(history: Any, system: str, question: str, answer: str | None, origin: str) -> tuple[Message, ...]:
+def from_history(
+    history: Any, system: str, question: str, answer: str | None, origin: str, find_image: FindImage, images: tuple[Path, ...] = ()
+) -> tuple[Message, ...]:
     """A conversation from alpaca's ``history`` of (question, answer) pairs and the row's own question.
 
     Args:
@@ -177,6 +205,8 @@ def from_history(history: Any, system: str, question: str, answer: str | None, o
         question: the last question.
         answer: the last answer, or None.
         origin: of the row.
+        find_image: as ``read_messages`` takes it; for rows with images.
+        images: of the row's own image column; without any, texts name none either.
 
     Returns:
         The conversation, the user's longest text marked as shortenable.
@@ -194,5 +224,7 @@ def from_history(history: Any, system: str, question: str, answer: str | None, o
     messages.append(text_message("user", question))
     if answer is not None:
         messages.append(text_message("assistant", answer))
+    if images:
+        return read_messages([{"role": message.role, "content": message.text} for message in messages], origin, find_image, images)
     _refuse_disorder(messages, origin)
     return _mark_longest(messages)

@@ -138,10 +138,17 @@ class Converter:
         if "entities" in columns and (value := self._needed("entities", row)) is not None:
             fields["entities"] = read_entities(value, fields["text"], row.origin, ends_inclusive=self.ends_inclusive)
         if "captions" in columns and (value := self._needed("captions", row)) is not None:
-            captions = texts_of(value, columns["captions"], row.origin)
+            captions = self._captions(value, row)
             if not captions and self.with_truth:
                 raise RejectedRowError("there are no captions", where=row.origin)
             fields["captions"] = captions
+
+    def _captions(self, value: Any, row: RawRow) -> tuple[str, ...]:
+        """A list of captions, or a text in which a mark parts them; a caption's own commas part nothing."""
+        column = self.found.columns["captions"]
+        if isinstance(parsed(value), list | tuple):
+            return texts_of(value, column, row.origin)
+        return tuple(piece for piece in text_of(value, column, row.origin).split(CAPTION_MARK) if piece.strip())
 
     def _add_labels(self, fields: dict[str, Any], row: RawRow) -> None:
         columns = self.found.columns
@@ -171,13 +178,12 @@ class Converter:
     def _turns(self, fields: dict[str, Any], row: RawRow) -> dict[str, Any]:
         """Instruction data as a conversation: the instruction, its input on a new line, earlier turns before them."""
         question = "\n".join(text for text in (fields.pop("instruction", ""), fields.pop("text", "")) if text.strip())
-        if fields["images"]:
-            turns = [{"role": "user", "content": question}]
-            turns += [{"role": "assistant", "content": fields["answer"]}] if fields.get("answer") is not None else []
-            fields["messages"] = read_messages(turns, row.origin, lambda cell: self.pictures.find(cell, row.origin), fields["images"])
-            return fields
-        history = self._cell("history", row)
-        fields["messages"] = from_history(history, fields["system"], question, fields.get("answer"), row.origin)
+        history, answer = self._cell("history", row), fields.get("answer")
+
+        def find(cell: Any) -> Any:
+            return self.pictures.find(cell, row.origin)
+
+        fields["messages"] = from_history(history, fields["system"], question, answer, row.origin, find, fields["images"])
         return fields
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -82,15 +81,17 @@ def _by_card(tables: Sequence[str], configs: Sequence[dict[str, Any]], subset: s
     wanted = patterns.get(split) or next((found for name, found in patterns.items() if _same_split(name, split)), None)
     if wanted is None:
         raise _no_split(split, patterns, where)
-    chosen = [file for file in tables if any(fnmatchcase(file, _plain(pattern)) for pattern in wanted)]
+    chosen = [file for file in tables if any(_glob(pattern).fullmatch(file) for pattern in wanted)]
     if not chosen:
         raise DataError(f"the card's files for split `{split}` are not there: {', '.join(wanted)}", where=where)
     return chosen
 
 
-def _plain(pattern: str) -> str:
-    """A glob in which ``*`` already reaches into folders, as fnmatch reads it."""
-    return pattern.removeprefix("./").replace("**/", "*").replace("**", "*")
+def _glob(pattern: str) -> re.Pattern[str]:
+    """A card's pattern, in which ``*`` stops at a folder's end and ``**`` does not."""
+    stand_ins = {r"\*\*/": "(?:.*/)?", r"\*\*": ".*", r"\*": "[^/]*", r"\?": "[^/]"}
+    literal = re.escape(pattern.removeprefix("./")).replace(r"\[", "[").replace(r"\]", "]").replace(r"\-", "-")
+    return re.compile(re.sub(r"\\\*\\\*/|\\\*\\\*|\\\*|\\\?", lambda found: stand_ins[found[0]], literal))
 
 
 def _by_names(tables: Sequence[str], subset: str | None, split: str | None, where: str) -> list[str]:

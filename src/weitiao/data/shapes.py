@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 from weitiao.data.conversations import IMAGE_PATH
@@ -89,6 +89,9 @@ SHAPES_OF_KIND: dict[str, tuple[str, ...]] = {
 }
 """Shapes in the order in which they are tried for a kind of work."""
 
+SEEING = frozenset({"chat", "ocr", "caption"})
+"""Kinds of work whose rows may have an image beside what their shape needs; in others a column of that name may be anything."""
+
 PLAINEST: dict[str, tuple[str, ...]] = {
     "extraction": ("text-answer",),
     "classification": ("labelled-text",),
@@ -156,12 +159,14 @@ def recognise(
     lacking: dict[str, list[str]] = {}
     for required in (True, False) if not with_truth else (True,):
         for name in names:
-            found, lacks = _fit(SHAPES[name], columns, mapping, need_truth=required, several_labels=several_labels)
-            if not lacks and set(mapping) <= {*SHAPES[name].needs, *SHAPES[name].takes, *ALWAYS}:
+            one = SHAPES[name]
+            if kind in SEEING and "image" not in one.needs:
+                one = replace(one, takes={**one.takes, "image": ("images", "image")})
+            found, lacks = _fit(one, columns, mapping, need_truth=required, several_labels=several_labels)
+            known = {*one.needs, *one.takes, *ALWAYS}
+            if not lacks and set(mapping) <= known:
                 return Recognised(name, found)
-            lacking[name] = lacks or [
-                f"no use for `{extra}`" for extra in sorted(set(mapping) - {*SHAPES[name].needs, *SHAPES[name].takes})
-            ]
+            lacking[name] = lacks or [f"no use for `{extra}`" for extra in sorted(set(mapping) - known)]
     raise DataError(
         f"the rows fit no shape that {kind} can use" if shape is None else f"the rows do not have the shape {shape}",
         where=where,

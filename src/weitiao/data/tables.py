@@ -71,18 +71,21 @@ class _Lines:
 
 
 def _refuse_open_quote(lines: _Lines, delimiter: str, path: Path, line_number: int) -> None:
-    if not lines.at_end:
+    """Raise where a quote makes one record of several lines without closing at a cell's end: those lines may be rows of their own."""
+    if not lines.at_end and len(lines.taken) < 2:
         return
     try:
         list(csv.reader(lines.taken, delimiter=delimiter, strict=True))
     except csv.Error as err:
-        if "unexpected end" in str(err):
-            first = line_number - len(lines.taken) + 1
-            raise DataError(
-                f"a quote opened in line {first} is never closed; it swallows the {len(lines.taken)} lines up to the end",
-                where=str(path),
-                hint='close it, or double quotes that belong to a text ("")',
-            ) from None
+        is_open = "unexpected end" in str(err)
+        if not is_open and len(lines.taken) < 2:
+            return
+        first = line_number - len(lines.taken) + 1
+        does = f"is never closed; it swallows the {len(lines.taken)} lines up to the end"
+        if not is_open:
+            does = f"does not end at a cell's end; {len(lines.taken)} lines would be read as one row"
+        hint = 'close it, or double quotes that belong to a text ("")'
+        raise DataError(f"a quote opened in line {first} {does}", where=str(path), hint=hint) from None
 
 
 def _column_names(record: list[str], path: Path) -> list[str]:

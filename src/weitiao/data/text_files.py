@@ -30,7 +30,7 @@ def read_jsonl(path: Path, encoding: str | None, _delimiter: str | None) -> Iter
     """One JSON object per line; also a JSON array under this name. Row numbers are line numbers."""
     with open_text(path, encoding) as file:
         first = _first_sign(file)
-        if first == "[" and not _is_array_per_line(file):
+        if first == "[":
             yield from _array_rows(file, path)
         else:
             yield from _line_rows(file, path)
@@ -42,7 +42,7 @@ def read_json(path: Path, encoding: str | None, _delimiter: str | None) -> Itera
         first = _first_sign(file)
         if first == "[":
             yield from _array_rows(file, path)
-        elif first == "{" and (inner := _container_start(file)) is not None:
+        elif first == "{" and not _has_object_per_line(file) and (inner := _container_start(file)) is not None:
             file.seek(0)
             yield from _array_rows(file, path, skip=inner)
         elif first == "{":
@@ -96,12 +96,12 @@ def _first_sign(file: TextIO) -> str:
     return sign
 
 
-def _is_array_per_line(file: TextIO) -> bool:
-    """Whether the first line is a whole JSON value of its own and more follow."""
+def _has_object_per_line(file: TextIO) -> bool:
+    """Whether the first line is a whole JSON object and more follows; the file is back at its beginning afterwards."""
     line = file.readline()
-    rest = file.read(CHUNK).strip()
+    has_more = bool(file.read(CHUNK).strip())
     file.seek(0)
-    return bool(rest) and isinstance(_json_row(line), dict)
+    return has_more and isinstance(_json_row(line), dict)
 
 
 def _line_rows(file: TextIO, path: Path) -> Iterator[Numbered]:
@@ -114,10 +114,7 @@ def _line_rows(file: TextIO, path: Path) -> Iterator[Numbered]:
 
 def _refuse_named_rows(file: TextIO, path: Path) -> None:
     """Refuse a file that is one object of rows under names of their own: ``{"a17": {...}, "a18": {...}}``."""
-    first_line = file.readline()
-    has_more = bool(file.read(CHUNK).strip())
-    file.seek(0)
-    if has_more and isinstance(_json_row(first_line), dict):
+    if _has_object_per_line(file):
         return
     head = file.read(CHUNK)
     file.seek(0)
@@ -192,7 +189,7 @@ def _array_rows(file: TextIO, path: Path, skip: int = 0) -> Iterator[Numbered]:
     while True:
         position += _n_blank(buffer, position)
         if position < len(buffer) and buffer[position] == "]":
-            return
+            return _refuse_more(buffer[position + 1 :], file, path, skip)
         number += 1
         try:
             value, end = decoder.raw_decode(buffer, position)
@@ -209,12 +206,19 @@ def _array_rows(file: TextIO, path: Path, skip: int = 0) -> Iterator[Numbered]:
             continue
         yield number, _as_row(value)
         if buffer[after] == "]":
-            return
+            return _refuse_more(buffer[after + 1 :], file, path, skip)
         if buffer[after] != ",":
             raise _broken_array(path, number + 1, None)
         position = after + 1
         if position > CHUNK:
             buffer, position = buffer[position:], 0
+
+
+def _refuse_more(rest: str, file: TextIO, path: Path, skip: int) -> None:
+    """Raise where something follows the array; behind one inside an object (``skip``) the object's other members may."""
+    if not skip and (rest + file.read(CHUNK)).strip():
+        hint = "write one array, or one object per line"
+        raise DataError("more follows the JSON array, which would be left out", where=str(path), hint=hint)
 
 
 def _broken_array(path: Path, number: int, problem: Exception | None) -> DataError:
