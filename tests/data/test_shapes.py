@@ -293,6 +293,11 @@ def test_a_conversation_that_marks_an_image_and_has_none_is_rejected(tmp_path):
     assert samples.report.rejected == {"the conversation marks an image (<image>) and has none": 1}
 
 
+def test_a_column_of_system_messages_stands_before_the_turns(tmp_path):
+    row = {"messages": [{"role": "user", "content": "q"}, ASKED[1]], "system": "S"}
+    assert turns(load_one(tmp_path, row, "chat").train[0]) == [("system", "S"), ("user", "q"), ("assistant", "x^2")]
+
+
 def test_a_question_that_ends_in_a_file_name_is_a_question(tmp_path):
     row = {"messages": [{"role": "user", "content": "How do I crop photo.jpg"}, {"role": "assistant", "content": "so"}]}
     assert turns(load_one(tmp_path, row, "chat").train[0])[0] == ("user", "How do I crop photo.jpg")

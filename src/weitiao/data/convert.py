@@ -14,7 +14,7 @@ from weitiao.data.rows import RawRow, RejectedRowError
 from weitiao.data.shapes import TRUTHS, Recognised
 from weitiao.data.spans import read_bio, read_entities
 from weitiao.data.values import is_missing, json_text_of, parsed, text_of, texts_of
-from weitiao.seams import Entity, Message, Record
+from weitiao.seams import Entity, Message, Record, text_message
 
 CAPTION_MARK = "&&"
 """Between the captions of one image where a file gives them as one text."""
@@ -109,7 +109,7 @@ class Converter:
         messages = read_messages(self._needed("messages", row), row.origin, find, images)
         system = self._text("system", row)
         if system and messages[0].role != "system":
-            messages = (Message("system", from_history([], system, "-", None, row.origin)[0].parts), *messages)
+            messages = (text_message("system", system), *messages)
         if self.with_truth and messages[-1].role != "assistant":
             raise RejectedRowError("the conversation does not end with the assistant's answer", where=row.origin)
         pictures = tuple(part.image for message in messages for part in message.parts if part.image is not None)

@@ -97,7 +97,7 @@ def _is_hardly_chinese(sample: bytes) -> bool:
 
     Measured shares of such pairs: simplified text none, traditional text in GBK 0.12, Big5 0.53, German in cp1252 all.
     """
-    seconds = PAIR.findall(sample)
+    seconds: list[bytes] = PAIR.findall(sample)
     return sum(second < b"\x80" for second in seconds) > MAX_RARE_SHARE * len(seconds)
 
 
