@@ -100,7 +100,10 @@ def test_lines_of_objects_that_hold_lists_are_rows(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "encoding"),
-    [("我要投訴這家餐廳的服務態度，等了一個小時還沒有上菜。", "big5"), ("Herr Müller wohnt in Köln und zahlt fünf Euro für die Tür.", "cp1252")],
+    [
+        ("我要投訴這家餐廳的服務態度，等了一個小時還沒有上菜。", "big5"),
+        ("Herr Müller wohnt in Köln und zahlt fünf Euro für die Tür.", "cp1252"),
+    ],
 )
 def test_text_in_other_encodings_is_refused_and_not_garbled(tmp_path, text, encoding):
     path = tmp_path / "rows.csv"
