@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[2] / "src" / "weitiao"
-EVERYBODY = {"cache", "errors", "hubs", "imagefiles", "log", "seams", "recipe", "thin", "weitiao"}
+EVERYBODY = {"cache", "errors", "hosts", "hubs", "imagefiles", "log", "seams", "recipe", "thin", "weitiao"}
 ANY = None
 
 MAY_IMPORT: dict[str, set[str] | None] = {
     "errors": set(),
     "log": set(),
     "cache": set(),
+    "hosts": set(),
     "hubs": set(),
     "imagefiles": set(),
     "seams": set(),
@@ -55,6 +56,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
 TORCH_FREE = {
     "cache",
     "errors",
+    "hosts",
     "hubs",
     "imagefiles",
     "log",

@@ -88,6 +88,9 @@ def test_the_model_has_the_name_that_it_was_given(server):
 def test_too_large_is_said_with_the_right_status(server):
     assert error_of(server.post(CHAT, asked(text="a" * 70_000))) == (413, "body_too_large")
     assert error_of(server.post(CHAT, asked(text="a b " * 1000))) == (400, "context_length_exceeded")
+    assert error_of(server.post(CHAT, asked(text="a b " * 1000) | {"stream": True})) == (400, "context_length_exceeded")
+    wrong = {"type": "json_schema", "json_schema": {"name": "it", "schema": {"type": "object", "properties": {"a": {"type": "sausage"}}}}}
+    assert error_of(server.post(CHAT, asked() | {"stream": True, "response_format": wrong})) == (400, "invalid_request")
     assert error_of(server.post(PREDICT, {"rows": [{"text": "a"}] * 3})) == (400, "too_many_rows")
     assert error_of(server.post(CHAT, asked(n_tokens=1501))) == (400, "too_many_tokens")
 

@@ -17,11 +17,12 @@ import pytest
 from PIL import Image
 
 from weitiao.errors import CommandError, EngineError
+from weitiao.hosts import is_local
 from weitiao.seams import Sample
 from weitiao.serve import Limits, VllmRun, open_socket, read_keys, start_vllm, vllm_command
 from weitiao.serve.counts import Counts
 from weitiao.serve.fetch import addresses, fetch_image, is_public
-from weitiao.serve.gate import Gate, is_local
+from weitiao.serve.gate import Gate
 from weitiao.serve.images import RequestImages
 from weitiao.serve.jobs import Job
 from weitiao.serve.refusal import Refusal
@@ -353,6 +354,10 @@ def test_vllm_is_given_adapter_template_and_limits(folders):
     assert words[words.index("--max-lora-rank") + 1] == "16"
     assert words[words.index("--served-model-name") + 1] == "complaints-base"
     assert "--enable-lora" in words
+    assert options["--generation-config"] == "auto"
+    (best / "generation_config.json").write_text("{}")
+    words = vllm_command(lora_run(folders), "127.0.0.1", 8001, Limits(), python="python", allow_image_urls=False)
+    assert words[words.index("--generation-config") + 1] == str(best)
 
 
 def test_vllm_is_given_merged_weights_and_no_way_to_fetch_images(folders):
@@ -361,6 +366,7 @@ def test_vllm_is_given_merged_weights_and_no_way_to_fetch_images(folders):
     assert "--enable-lora" not in words
     assert words[words.index("--served-model-name") + 1] == "complaints"
     assert words[words.index("--max-model-len") + 1] == "4096"
+    assert words[words.index("--generation-config") + 1] == "auto"
     assert json.loads(words[words.index("--limit-mm-per-prompt") + 1]) == {"image": 3, "video": 0}
     assert words[words.index("--allowed-media-domains") + 1] == NO_DOMAIN
 
@@ -425,8 +431,8 @@ def test_vllm_is_started_without_the_servers_libraries_and_an_open_host_is_told(
     assert "can be reached" not in subprocess.run([*words, "127.0.0.1"], capture_output=True, text=True, check=True).stderr
 
 
-def finished_run(path: Path, *, is_vision: bool = False) -> Path:
-    """A run folder with the facts of an adapter, and no weights."""
+def finished_run(path: Path, *, is_vision: bool = False, tuning: str = "lora") -> Path:
+    """A run folder with a checkpoint's facts, and no weights."""
     from weitiao.model import CheckpointFacts
     from weitiao.recipe import Recipe
     from weitiao.runs import open_run
@@ -437,17 +443,27 @@ def finished_run(path: Path, *, is_vision: bool = False) -> Path:
     run = open_run(path, "new")
     with run.recording(recipe):
         pass
-    facts = CheckpointFacts("/base", "/base", None, {"kind": "lora", "r": 8}, {}, {}, None, 64, 64, "head", "float32", is_vision)
+    facts = CheckpointFacts("/base", "/base", None, {"kind": tuning, "r": 8}, {}, {}, None, 64, 64, "head", "float32", is_vision)
     (path / "best").mkdir()
     (path / "best" / "weitiao.json").write_text(json.dumps({name: getattr(facts, name) for name in CheckpointFacts.__slots__}))
     return path
 
 
-def test_a_vision_run_without_merged_weights_says_how_to_merge_them(tmp_path):
-    run = finished_run(tmp_path / "photos", is_vision=True)
-    with pytest.raises(EngineError, match="vLLM takes no adapter of a vision model here") as caught:
+@pytest.mark.parametrize(
+    ("tuning", "what", "verb"),
+    [
+        ("lora", "vLLM takes no adapter of a vision model here", "merge"),
+        ("full", "vLLM would read pictures by the base's limits, not the run's", "export"),
+    ],
+)
+def test_a_vision_run_without_merged_weights_says_how_to_make_them(tmp_path, tuning, what, verb):
+    run = finished_run(tmp_path / "photos", is_vision=True, tuning=tuning)
+    with pytest.raises(EngineError, match=what) as caught:
         vllm_run(run)
-    assert caught.value.hint == f"merge it first: weitiao export {run} --kind merged"
+    assert caught.value.hint == f"{verb} it first: weitiao export {run} --kind merged"
+    (run / "merged").mkdir()
+    (run / "merged" / "config.json").write_text("{}")
+    assert vllm_run(run).weights == run / "merged"
 
 
 def test_a_run_is_served_merged_where_it_was_merged(tmp_path):

@@ -136,6 +136,13 @@ def test_an_answer_can_be_sent_back(client):
         model="complaints", messages=[*turns, first.choices[0].message, {"role": "user", "content": "再说一遍"}], max_tokens=4
     )
     assert again.usage.prompt_tokens > first.usage.prompt_tokens
+    dumped = first.choices[0].message.model_dump()
+    assert dumped["tool_calls"] is None
+    named = [{**turns[0], "name": "wang"}, dumped | {"annotations": []}, {"role": "user", "content": "再说一遍"}]
+    assert client.chat.completions.create(model="complaints", messages=named, max_tokens=4).usage == again.usage
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    with pytest.raises(openai.BadRequestError, match="tool_calls"):
+        client.chat.completions.create(model="complaints", messages=[named[0], {**dumped, "tool_calls": [call]}, named[2]])
 
 
 REFUSED = {

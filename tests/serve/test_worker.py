@@ -83,6 +83,15 @@ def test_what_nobody_foresaw_is_told_to_its_own_request(news, caplog):
     assert "was not foreseen" in caplog.text
 
 
+def test_the_smallest_temperature_ends_no_answer(served):
+    texts = ["王伟，北京市和平路3号。", "停车难。"]
+    alone = [dict(served.engine.generate([asked(text)], Sampling(3)))[0].text for text in texts]
+    good, cold = ends(served, [Job(asked(texts[0]), Sampling(3)), Job(asked(texts[1]), Sampling(3, temperature=5e-324))])
+    assert isinstance(good, Finished)
+    assert isinstance(cold, Finished)
+    assert [good.answer.text, cold.answer.text] == alone
+
+
 def test_rows_that_can_never_wait_together_are_too_many(served):
     worker = Worker(served.engine, served.new_batch, served.renderer.decode, lambda _: (), lambda _: None, batch_rows=1, max_waiting=1)
     desk = Desk(served, Limits(max_waiting=1), worker, Counts(), allow_image_urls=False)

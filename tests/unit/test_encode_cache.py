@@ -23,6 +23,7 @@ from tests.tiny import build_tokenizer
 
 from weitiao.cache import keep_newest
 from weitiao.chat import make_renderer
+from weitiao.chat.texts import TextTokens
 from weitiao.encode import encode_samples, plan_steps
 from weitiao.encode.encode import code_version, encoding_key
 from weitiao.encode.rows import write_rows
@@ -272,6 +273,26 @@ def test_memory_does_not_grow_with_the_rows(renderer: Any, tmp_path: Path, monke
 
     few = peak(80)
     assert peak(320) - few < 240 * 300, "bytes per further row"
+
+
+def test_remembered_texts_are_bounded_in_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weitiao.chat.texts.N_CHARACTERS", 100)
+    texts = TextTokens(build_tokenizer("qwen3"))
+
+    def held() -> int:
+        return sum(map(len, texts._known))
+
+    for i in range(10):
+        texts.ids(f"{i} long " * 5)
+        assert held() <= 100 + 40
+    window = [f"{i} wide " * 5 for i in range(10)]
+    texts.remember(window)
+    assert held() >= 350, "what is asked for together stays together"
+    tokens = [texts.ids(text) for text in window]
+    assert held() >= 350
+    assert tokens == [TextTokens(texts.tokenizer).ids(text) for text in window]
+    texts.ids("new")
+    assert held() == len("new")
 
 
 def test_progress_counts_every_row(renderer: Any) -> None:

@@ -131,6 +131,17 @@ def test_an_uploaded_image_is_read_and_its_formula_drawn(browser: Any, tmp_path:
     assert refused == []
 
 
+def test_a_page_of_another_name_is_not_let_in() -> None:
+    def read(_text: str, _image: Path | None) -> Shown:
+        return Shown("a", "a", True, 0.1)
+
+    with open_page("complaints", "extraction", read, read, with_image=False, port=0) as address:
+        refused = requests.get(address, headers={"Host": "evil.example"}, timeout=60)
+        assert (refused.status_code, refused.text) == (403, "this page answers requests to localhost only")
+        port = address.rstrip("/").rpartition(":")[2]
+        assert requests.get(address, headers={"Host": f"localhost:{port}"}, timeout=60).status_code == 200
+
+
 def test_an_uploaded_file_goes_when_the_page_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
 

@@ -11,6 +11,8 @@ from weitiao.chat.template import control_tokens
 
 N_KNOWN = 4096
 """Texts whose tokens are remembered, at least the last ones that were asked for together."""
+N_CHARACTERS = 4_000_000
+"""Characters of these texts in all; the last ones that were asked for together may have more."""
 
 OPEN, JOIN, CLOSE = "\ue0f0", "\ue0f1", "\ue0f2"
 """Private-use characters around a control token in a user's text; none of them reaches the tokenizer."""
@@ -29,6 +31,7 @@ class TextTokens:
         self.control_ids = control_tokens(tokenizer)
         self._control = re.compile("(" + "|".join(map(re.escape, self.control_ids)) + ")")
         self._known: dict[str, Sequence[int]] = {}
+        self._n_characters = 0
 
     def guard(self, text: str) -> str:
         """Mark control tokens in a user's text.
@@ -94,9 +97,12 @@ class TextTokens:
     def _tokenise(self, texts: Iterable[str]) -> None:
         """Remember the tokens of texts without control tokens."""
         wanted = list(dict.fromkeys(texts))
-        if len(self._known) > N_KNOWN:
+        # Before anything is added, so that what was asked for together is there together.
+        if len(self._known) > N_KNOWN or self._n_characters > N_CHARACTERS:
             self._known.clear()
+            self._n_characters = 0
         new = [text for text in wanted if text not in self._known]
+        self._n_characters += sum(map(len, new))
         plain = [text for text in new if OPEN not in text]
         found = self.tokenizer.backend_tokenizer.encode_batch_fast(plain, add_special_tokens=False)
         self._known |= {text: encoding.ids for text, encoding in zip(plain, found, strict=True)}

@@ -14,6 +14,9 @@ from torch import Tensor
 from weitiao.errors import EngineError
 from weitiao.seams import Sampling
 
+LEAST_TEMPERATURE = 1e-6
+"""What smaller ones count as: logits divided by less would overflow, and the likeliest token is drawn here already."""
+
 
 def are_whole(logits_MV: Tensor) -> list[bool]:
     """Whether the largest logit of each position is a number; what a constraint forbids comes later."""
@@ -54,7 +57,7 @@ def draw(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> in
     Returns:
         Its number.
     """
-    probs_V = _kept(logits_V / sampling.temperature, sampling).softmax(dim=-1)
+    probs_V = _kept(logits_V / max(sampling.temperature, LEAST_TEMPERATURE), sampling).softmax(dim=-1)
     return int(torch.multinomial(probs_V, 1, generator=generator))
 
 

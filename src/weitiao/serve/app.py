@@ -29,7 +29,7 @@ from weitiao.serve.replies import ChatCompletion, ChatCompletionChunk, Error, He
 from weitiao.serve.rows import few_images, job_of, predicted
 from weitiao.serve.schemas import ChatRequest, PredictRequest
 from weitiao.serve.served import Served
-from weitiao.serve.waiting import at_work, while_connected
+from weitiao.serve.waiting import at_work, begun, while_connected
 from weitiao.serve.worker import Worker
 
 T = TypeVar("T")
@@ -177,6 +177,7 @@ class Desk:
             )
             stack.enter_context(at_work(self._worker, [job]))
             if body.stream:
+                await while_connected(begun(job, deadline), request.receive)
                 with_usage = body.stream_options is not None and body.stream_options.include_usage
                 events = answer_events(job, served.name, self._counts, deadline, with_usage=with_usage)
                 return AnswerStream(events, deadline, stack.pop_all())

@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import time
 from collections.abc import MutableMapping
-from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from weitiao.hosts import is_local
 from weitiao.serve.counts import Counts
 from weitiao.serve.keys import Keys
 from weitiao.serve.limits import Limits
 from weitiao.serve.refusal import Refusal
 
-HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+)(:[0-9]+)?")
 OPEN_PATHS = frozenset({"/health", "/openapi.json"})
 """Answered without a key."""
 
@@ -106,15 +103,6 @@ class Gate:
                         return bytes(body)
         except TimeoutError:
             raise Refusal(408, f"the body did not arrive in {self._limits.max_upload_seconds:g} s", code="upload_timeout") from None
-
-
-def is_local(host: str) -> bool:
-    """Whether a Host header is ``localhost`` or a loopback address, with or without a port."""
-    name = urlsplit(f"//{host}").hostname if HOST.fullmatch(host) else None
-    try:
-        return name == "localhost" or ip_address(name or "").is_loopback
-    except ValueError:
-        return False
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

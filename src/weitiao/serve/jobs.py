@@ -11,7 +11,7 @@ from weitiao.seams import Answer, Constraint, Sample, Sampling
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Text that was written since the last piece."""
+    """Text that was written since the last piece; the first one, empty, says that the prompt was taken in."""
 
     text: str
 

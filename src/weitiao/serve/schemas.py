@@ -58,7 +58,13 @@ class ChatMessage(Body):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Content
+    name: str | None = None
+    """Taken and without effect; so are the fields below, which clients send back empty with an answer."""
     refusal: None = None
+    tool_calls: None = None
+    function_call: None = None
+    audio: None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
 
 
 class JsonSchema(Body):

@@ -74,8 +74,8 @@ def vllm_command(run: VllmRun, host: str, port: int, limits: Limits, *, python: 
     defaults = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0, "max_new_tokens": limits.max_new_tokens}
     words = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(run.weights), "--tokenizer", str(run.tokenizer)]
     words += ["--chat-template", str(_template(run.tokenizer)), "--host", host, "--port", str(port), "--max-model-len", str(n_tokens)]
-    words += ["--dtype", run.dtype]
-    words += ["--generation-config", "auto", "--override-generation-config", json.dumps(defaults), "--enable-prefix-caching"]
+    words += ["--dtype", run.dtype, "--generation-config", _generation_config(run)]
+    words += ["--override-generation-config", json.dumps(defaults), "--enable-prefix-caching"]
     if run.adapter is None:
         words += ["--served-model-name", run.name]
     else:
@@ -167,6 +167,12 @@ def _template(tokenizer: Path) -> Path:
     if not path.is_file():
         raise EngineError("the checkpoint has no chat template of its own", where=str(tokenizer), hint="run the recipe again")
     return path
+
+
+def _generation_config(run: VllmRun) -> str:
+    """Where vLLM finds the stop tokens: beside the adapter, for the base's own settings may lack the end of a turn."""
+    has_own = run.adapter is not None and (run.adapter / "generation_config.json").is_file()
+    return str(run.adapter) if has_own else "auto"
 
 
 def _rank(r: int) -> int:

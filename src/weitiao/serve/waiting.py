@@ -11,7 +11,7 @@ from starlette.types import Receive
 
 from weitiao.errors import WeitiaoError
 from weitiao.seams import Answer
-from weitiao.serve.jobs import Event, Failed, Finished, Job
+from weitiao.serve.jobs import Event, Failed, Finished, Job, Piece
 from weitiao.serve.refusal import Refusal
 from weitiao.serve.replies import Usage
 from weitiao.serve.worker import Worker
@@ -84,16 +84,35 @@ async def events(job: Job, deadline: float) -> AsyncIterator[Event]:
         Refusal: there is no answer, or not in time.
     """
     while True:
-        try:
-            async with asyncio.timeout_at(deadline):
-                event = await job.events.get()
-        except TimeoutError:
-            raise Refusal(504, "the answer took too long and was given up", code="timeout") from None
-        if isinstance(event, Failed):
-            raise refusal_of(event) from event.error
+        event = await _next(job, deadline)
         yield event
         if isinstance(event, Finished):
             return
+
+
+async def _next(job: Job, deadline: float) -> Event:
+    try:
+        async with asyncio.timeout_at(deadline):
+            event = await job.events.get()
+    except TimeoutError:
+        raise Refusal(504, "the answer took too long and was given up", code="timeout") from None
+    if isinstance(event, Failed):
+        raise refusal_of(event) from event.error
+    return event
+
+
+async def begun(job: Job, deadline: float) -> None:
+    """Wait until a job's prompt was taken in; what can be wrong with a request shows by then, while a status can still say it.
+
+    Args:
+        job: at work, with pieces; ``events`` gives what comes after.
+        deadline: by the event loop's clock.
+
+    Raises:
+        Refusal: there will be no answer, or not in time.
+    """
+    first = await _next(job, deadline)
+    assert first == Piece(""), "the worker says first that it took the prompt in"
 
 
 async def finished(job: Job, deadline: float) -> Finished:

@@ -204,6 +204,8 @@ class Worker:
             return
         writing = Writing(self._decode, job.stops) if job.streams or job.stops else None
         self._running[joined.ticket] = _Running(job, writing, joined.n_prompt_tokens)
+        if job.streams:
+            self._tell(job, Piece(""))
 
     def _score(self, jobs: Sequence[Job]) -> None:
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.errors import CommandError
+from weitiao.hosts import is_local
 from weitiao.web.views import STYLE, Shown, draw, formula
 
 Answering = Callable[[str, Path | None], Shown]
@@ -16,6 +17,7 @@ Answering = Callable[[str, Path | None], Shown]
 
 ONLY_THIS_MACHINE = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; form-action 'self'; frame-ancestors 'self'"
 """Content-Security-Policy: what the browser refuses even if a library's script asks for it."""
+NOT_HERE = "this page answers requests to localhost only"
 CACHE_SECONDS = (60, 600)
 """How often uploaded files are looked through, and how old they become; what is left goes when the page ends."""
 FORMULAS = [{"left": "$$", "right": "$$", "display": True}]
@@ -95,7 +97,7 @@ def _blocks(gradio: Any, title: str, kind: str, base: Answering, tuned: Answerin
 
 
 class _OnlyThisMachine:
-    """ASGI middleware: every reply says that nothing may be fetched from elsewhere."""
+    """ASGI middleware: only requests that name this machine are let in, and every reply says that nothing may be fetched from elsewhere."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -106,7 +108,21 @@ class _OnlyThisMachine:
                 message["headers"] = [*message.get("headers", ()), (b"content-security-policy", ONLY_THIS_MACHINE.encode())]
             await send(message)
 
-        await self._app(scope, receive, with_policy if scope["type"] == "http" else send)
+        is_http = scope["type"] == "http"
+        if (is_http or scope["type"] == "websocket") and not is_local(_host(scope)):
+            await (_refuse(with_policy) if is_http else send({"type": "websocket.close"}))
+            return
+        await self._app(scope, receive, with_policy if is_http else send)
+
+
+def _host(scope: Any) -> str:
+    return str(next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), ""))
+
+
+async def _refuse(send: Any) -> None:
+    """A page elsewhere can have its own name point to this machine; its requests still say that name."""
+    await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain; charset=utf-8")]})
+    await send({"type": "http.response.body", "body": NOT_HERE.encode()})
 
 
 def _free_port() -> int:
