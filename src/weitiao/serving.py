@@ -140,9 +140,11 @@ def vllm_run(path: Path, name: str | None = None) -> serve.VllmRun:
     facts = model.read_facts(best)
     is_lora = facts.tuning["kind"] == "lora"
     has_merged = (merged / "config.json").exists()
-    if is_lora and facts.is_vision and not has_merged:
-        hint = f"merge it first: weitiao export {run.path} --kind merged"
-        raise EngineError("vLLM takes no adapter of a vision model here", where=str(best), hint=hint)
+    if facts.is_vision and not has_merged:
+        hint = f"{'merge' if is_lora else 'export'} it first: weitiao export {run.path} --kind merged"
+        # Only an export says in the image processor's own words how large pictures may be.
+        what = "vLLM takes no adapter of a vision model here" if is_lora else "vLLM would read pictures by the base's limits, not the run's"
+        raise EngineError(what, where=str(best), hint=hint)
     return serve.VllmRun(
         path=run.path,
         name=name or run.path.name,

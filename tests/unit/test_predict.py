@@ -248,6 +248,28 @@ def test_an_id_that_another_text_or_model_was_answered_under_is_refused_not_pass
         answer(write(source, ['{"id": "1", "text": "bbb"}']), output, identity="a")
 
 
+def test_a_picture_replaced_under_its_name_is_refused_not_passed_over(tmp_path: Path) -> None:
+    from PIL import Image
+
+    content = {**EXTRACTION, "task": {"kind": "ocr"}, "data": {"train": {"path": "x"}, "columns": {"image": "file", "answer": "latex"}}}
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "photos" / "a.png")
+    answer(tmp_path / "photos", tmp_path / "out.jsonl", content=content)
+    assert answer(tmp_path / "photos", tmp_path / "out.jsonl", content=content).n_already == 1
+    Image.new("RGB", (8, 8), "blue").save(tmp_path / "photos" / "a.png")
+    with pytest.raises(CommandError, match=r"holds an answer under the id 'a.png' of this row that was given to another"):
+        answer(tmp_path / "photos", tmp_path / "out.jsonl", content=content)
+
+
+def test_rows_sorted_by_another_confidence_are_refused_not_left_in_the_wrong_file(tmp_path: Path) -> None:
+    source, output = write(tmp_path / "in.jsonl", ["I am sure", "hm"]), tmp_path / "out.jsonl"
+    answer(source, output, content=LABELS, min_confidence=0.8)
+    for other, file in ((None, "out.unsure.jsonl"), (0.5, "out.unsure.jsonl"), (0.99, "out.jsonl")):
+        with pytest.raises(CommandError, match=rf"{file}: its row with the id '.*' was sorted by another --min-confidence"):
+            answer(source, output, content=LABELS, min_confidence=other)
+    assert answer(source, output, content=LABELS, min_confidence=0.8).n_already == 2
+
+
 def test_rows_that_an_engine_refuses_together_are_all_rejected_and_the_others_not_asked_again(tmp_path: Path) -> None:
     class Strict(Echo):
         def generate(self, samples: Any, sampling: Any, constraint: Any = None) -> Iterator[tuple[int, Answer]]:  # noqa: ARG002

@@ -18,11 +18,21 @@ from weitiao.chat import chat_template, make_renderer
 from weitiao.errors import ExportError
 from weitiao.export import export_checkpoint
 from weitiao.export.card import write_card
-from weitiao.export.check import N_CHECKED, N_CHECKED_BY_TOKENS, TOLERANCES, CheckPrompt, answer_here, answer_there, check_prompts, compare
+from weitiao.export.check import (
+    N_CHECKED,
+    N_CHECKED_BY_TOKENS,
+    TOLERANCES,
+    Answers,
+    CheckPrompt,
+    answer_here,
+    answer_there,
+    check_prompts,
+    compare,
+)
 from weitiao.export.gguf import GgufFacts, read_metadata, write_gguf
 from weitiao.export.ollama import template_pieces
 from weitiao.export.reload import greedy_answers
-from weitiao.model import CheckpointFacts, attach_tuning, load_base, load_checkpoint, read_facts, save_checkpoint
+from weitiao.model import CheckpointFacts, attach_tuning, hub_id, load_base, load_checkpoint, read_facts, save_checkpoint
 from weitiao.pipeline import train_recipe
 from weitiao.recipe import Recipe
 from weitiao.recipe.sections import (
@@ -210,6 +220,25 @@ def test_the_adapter_folder_answers_in_a_fresh_process_as_the_run_does(exported:
     assert settings[0] == settings[1]
 
 
+def test_the_adapter_folder_names_its_base_as_a_hub_does(lora_run: Path, exported: Any) -> None:
+    folder, base_path = exported[0].path, read_facts(lora_run / "best").base_path
+    adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    assert (adapter["base_model_name_or_path"], adapter["revision"]) == ("Org/tiny-base", None)
+    assert 'from_pretrained("Org/tiny-base")' in (folder / "README.md").read_text(encoding="utf-8")
+    assert [file.name for file in folder.rglob("*") if file.is_file() and base_path.encode() in file.read_bytes()] == []
+    facts = read_facts(lora_run / "best")
+    assert hub_id(replace(facts, base=base_path)) is None
+    assert hub_id(replace(facts, base="runs/first", base_path="runs/first/best")) is None
+
+
+def test_a_checkpoint_says_where_its_answers_end(lora_run: Path) -> None:
+    """The base's own settings may lack the end of a turn, and servers read those of the adapter's folder."""
+    settings = json.loads((lora_run / "best" / "generation_config.json").read_text(encoding="utf-8"))
+    tokenizer = AutoTokenizer.from_pretrained(lora_run / "best")
+    assert set(settings["eos_token_id"]) == set(tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"]))
+    assert not settings.get("do_sample", False)
+
+
 def test_an_adapter_that_answers_otherwise_is_refused(lora_run: Path, exported: Any, tmp_path: Path) -> None:
     network, prompts = check_with(lora_run)
     base = load_checkpoint(lora_run / "best").path
@@ -239,7 +268,8 @@ def test_the_example_of_an_adapters_card_answers_greedily_where_the_base_samples
     (artifact,) = export_checkpoint(run / "best", [AdapterExport()], run, ())
     example = (artifact.path / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
     names: dict[str, Any] = {name: getattr(transformers, name) for name in ("AutoTokenizer", "AutoModelForCausalLM", "GenerationConfig")}
-    exec(example.replace("FOLDER", str(artifact.path)), names | {"PeftModel": PeftModel}, said := {})
+    example = example.replace("FOLDER", str(artifact.path)).replace("Org/tiny-base", str(tmp_path / "base"))
+    exec(example, names | {"PeftModel": PeftModel}, said := {})
     tuned = load_checkpoint(run / "best", dtype=torch.float32).network
     (expected,), _ = greedy_answers(tuned, said["prompt"]["input_ids"].tolist(), 256)
     assert said["answer"][0, said["prompt"]["input_ids"].shape[1] :].tolist() == expected
@@ -290,6 +320,16 @@ def test_weights_that_answer_otherwise_are_refused(lora_run: Path, exported: Any
         damaged.model.layers[1].mlp.down_proj.weight.mul_(1.05)
     with pytest.raises(ExportError, match="answer otherwise than the trained model"):
         compare(answer_here(network, prompts), answer_here(damaged, prompts), "float32", exported[1].path, prompts)
+
+
+@pytest.mark.parametrize(("here", "there"), [([7, 2], [7, 2, 5, 5]), ([7, 2, 5, 5], [7, 2])], ids=["stop lost", "stop added"])
+def test_answers_that_end_at_other_tokens_are_refused(here: list[int], there: list[int]) -> None:
+    logits = torch.linspace(-1, 1, 4 * 9).reshape(1, 4, 9)
+    prompts = [CheckPrompt(SAMPLES[0], [1, 2, 3], None)]
+    mine, other = Answers([here], logits, [None]), Answers([there], logits, [None])
+    with pytest.raises(ExportError, match=r"rows.jsonl:0: the exported settings end an answer at other tokens than the run"):
+        compare(mine, other, "float32", Path("merged"), prompts)
+    assert compare(mine, mine, "float32", Path("merged"), prompts)["equal_answers"] == 1.0
 
 
 def test_a_template_that_gives_other_tokens_is_refused(lora_run: Path, exported: Any, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from weitiao.model import CheckpointFacts, list_models, read_facts
+from weitiao.model import CheckpointFacts, hub_id, list_models, read_facts
 from weitiao.recipe.sections import Images
 
 USES: dict[str, str] = {
@@ -83,10 +83,10 @@ def _licence_files(base: Path) -> list[Path]:
 
 
 def _front_matter(facts: CheckpointFacts, kind: str, licence: str | None) -> str:
-    base = facts.base.removeprefix("hub:")
+    base = hub_id(facts)
     lines = [
         f"license: {licence or 'other'}",
-        *([f"base_model: {base}", f"base_model_relation: {'adapter' if kind == 'adapter' else 'finetune'}"] if "/" in base else []),
+        *([f"base_model: {base}", f"base_model_relation: {'adapter' if kind == 'adapter' else 'finetune'}"] if base else []),
         f"library_name: {LIBRARIES[kind]}",
         f"pipeline_tag: {'image-text-to-text' if facts.is_vision else 'text-generation'}",
         "tags: [weitiao, " + facts.task["kind"] + "]",
@@ -186,7 +186,7 @@ def _usage(kind: str, facts: CheckpointFacts) -> str:
     reader = "AutoModelForImageTextToText" if facts.is_vision else "AutoModelForCausalLM"
     load = f'{reader}.from_pretrained("FOLDER")'
     if kind == "adapter":
-        load = f'PeftModel.from_pretrained({reader}.from_pretrained("{facts.base_path}"), "FOLDER")'
+        load = f'PeftModel.from_pretrained({reader}.from_pretrained({_base(facts)}), "FOLDER")'
         load += '\nmodel.generation_config = GenerationConfig.from_pretrained("FOLDER")  # greedy; PEFT keeps the base model\'s settings'
     if facts.is_vision:
         return f"""```python
@@ -205,6 +205,12 @@ prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, ret
 answer = model.generate(**prompt, max_new_tokens=256)
 print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1]:], skip_special_tokens=True))
 ```"""
+
+
+def _base(facts: CheckpointFacts) -> str:
+    """The base as an argument of ``from_pretrained``."""
+    revision = f', revision="{facts.revision}"' if facts.revision else ""
+    return f'"{hub_id(facts) or facts.base_path}"{revision}'
 
 
 def _read(path: Path) -> Any:

@@ -194,11 +194,7 @@ def answer_openvino(python: Path, folder: Path, prompts: Sequence[CheckPrompt]) 
     """
     with tempfile.TemporaryDirectory(prefix="weitiao-check-") as name:
         request, result = Path(name) / "request.json", Path(name) / "result.json"
-        content = {
-            "prompts": [prompt.token_ids for prompt in prompts],
-            "messages": [prompt.messages for prompt in prompts],
-            "n_new": N_NEW,
-        }
+        content = {"prompts": [prompt.token_ids for prompt in prompts], "messages": [prompt.messages for prompt in prompts], "n_new": N_NEW}
         request.write_text(json.dumps(content), encoding="utf-8")
         command = [str(python), "-P", str(Path(__file__).with_name("reload_openvino.py")), *map(str, (folder, request, result))]
         process = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -283,8 +279,8 @@ def compare(expected: Answers, found: Answers, file_dtype: str, folder: Path, pr
         ``n_prompts``, ``equal_answers`` (share, in [0, 1]), ``logit_difference`` (largest, relative), ``tolerance``, ``dtype``.
 
     Raises:
-        ExportError: the chat template gives other tokens than the run's renderer, logits differ by more than the tolerance, or an
-            answer goes another way at a place that is no near tie.
+        ExportError: the chat template gives other tokens than the run's renderer, logits differ by more than the tolerance, an answer
+            goes another way at a place that is no near tie, or ends at a token where the other goes on.
     """
     tolerance = TOLERANCES[file_dtype]
     worst, n_equal = 0.0, 0
@@ -306,6 +302,10 @@ def compare(expected: Answers, found: Answers, file_dtype: str, folder: Path, pr
                 where=f"{folder}, {prompt.sample.origin}",
                 hint="" if file_dtype == "float32" else "export with more bits (dtype), or use the adapter with its base",
             )
+        # The limit on new tokens cuts both at the same length, so that the shorter one of two ended at a stop token.
+        if n_same == min(len(here), len(there)) and len(here) != len(there):
+            what = "the exported settings end an answer at other tokens than the run"
+            raise ExportError(what, where=f"{folder}, {prompt.sample.origin}")
     share = n_equal / len(prompts) if prompts else 1.0
     return {"n_prompts": len(prompts), "equal_answers": share, "logit_difference": worst, "tolerance": tolerance, "dtype": file_dtype}
 

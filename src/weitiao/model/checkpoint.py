@@ -14,6 +14,7 @@ import torch
 
 from weitiao.errors import ModelError
 from weitiao.model.facts import pick_device, pick_dtype
+from weitiao.model.hub import HUB_ID
 from weitiao.model.load import load_network, thin_dtype
 from weitiao.model.weights import resolve_weights
 from weitiao.seams import LoadedModel
@@ -55,6 +56,8 @@ def save_checkpoint(model: LoadedModel, chat_template: str, facts: CheckpointFac
     shutil.rmtree(partial, ignore_errors=True)
     model.network.save_pretrained(partial)
     (partial / "README.md").unlink(missing_ok=True)
+    if hasattr(model.network, "peft_config"):
+        _stop_settings(model.network).save_pretrained(partial)  # PEFT writes none, and the base's may lack stop tokens
     model.processor.save_pretrained(partial)
     tokenizer_config = partial / "tokenizer_config.json"
     if not (partial / "chat_template.jinja").exists():
@@ -70,6 +73,14 @@ def save_checkpoint(model: LoadedModel, chat_template: str, facts: CheckpointFac
         folder.rename(aside)
     partial.rename(folder)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _stop_settings(network: Any) -> Any:
+    """Greedy, and every stop token that the base was loaded with, for servers that read the adapter's folder."""
+    from transformers import GenerationConfig
+
+    known = network.generation_config
+    return GenerationConfig(do_sample=False, eos_token_id=known.eos_token_id, pad_token_id=known.pad_token_id)  # type: ignore[no-untyped-call]
 
 
 def _aside(folder: Path) -> Path:
@@ -111,6 +122,20 @@ def base_folder(checkpoint: Path) -> Path:
     facts = read_facts(checkpoint)
     lay = Path(facts.base_path)
     return lay if (lay / "config.json").exists() else resolve_weights(facts.base, facts.revision)
+
+
+def hub_id(facts: CheckpointFacts) -> str | None:
+    """The name by which a hub has the base model, so that others find it too.
+
+    Args:
+        facts: of the checkpoint.
+
+    Returns:
+        ``OWNER/NAME``; None where the recipe named a folder, a file or bundled weights.
+    """
+    named = Path(facts.base)
+    is_local = Path(facts.base_path) in (named, named / "best") or named.suffix == ".gguf" or named.exists()
+    return facts.base if HUB_ID.fullmatch(facts.base) and not is_local else None
 
 
 def restore_weights(model: LoadedModel, folder: Path) -> LoadedModel:

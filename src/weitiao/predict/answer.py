@@ -15,7 +15,7 @@ from weitiao import data, evaluate
 from weitiao.errors import CommandError, EngineError, Problems, RowError
 from weitiao.log import logger, progress
 from weitiao.predict.confidence import calibrated, require_likelihood, token_confidence
-from weitiao.predict.files import alone, answered_rows, rejected_path, unsure_path
+from weitiao.predict.files import alone, answered_rows, rejected_path
 from weitiao.predict.keys import Done, UniqueIds, hexadecimal
 from weitiao.predict.ledger import Ledger, PredictSummary
 from weitiao.recipe import Recipe
@@ -62,8 +62,8 @@ def predict_file(
         Counts; answered, unsure, already and rejected rows together are the rows of the file.
 
     Raises:
-        CommandError: the output is no .jsonl file, is the source, holds something else or answers to other rows, or another process
-            writes to it.
+        CommandError: the output is no .jsonl file, is the source, holds something else, answers to other rows or rows sorted by another
+            ``min_confidence``, or another process writes to it.
         DataError: the source cannot be read, or no row of it can be used.
         EngineError: the engine cannot answer, or cannot tell how sure it is.
     """
@@ -72,7 +72,7 @@ def predict_file(
         require_likelihood(engine)
     with alone(output), ExitStack() as stack:
         total = data.count_rows(source, recipe.data, task.kind)
-        done = answered_rows(output, unsure_path(output))
+        done = answered_rows(output, min_confidence)
         ledger = Ledger(output, task, min_confidence, stack.enter_context(progress("predicting", total)), stack)
         together = max(TOGETHER, window // SHARE_TOGETHER) if min_confidence is not None else 0
         asker = _Asker(engine, task, recipe, ledger.reject, temperature, together=together)
@@ -209,8 +209,16 @@ class _Asker:
 
 
 def question_key(sample: Sample, identity: str) -> str:
-    """What was asked of which weights, in 16 hexadecimal digits: the row's text and candidates, and the names of its images."""
-    return hexadecimal(identity + _asked(sample, lambda image: image.name))
+    """What was asked of which weights, in 16 hexadecimal digits: the row's text and candidates, and the content of its images."""
+    return hexadecimal(identity + _asked(sample, _content))
+
+
+def _content(image: Path) -> str:
+    """A file's hash; the name of what is none."""
+    if not image.is_file():
+        return image.name
+    with image.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 
 def prompt_key(sample: Sample) -> bytes:
@@ -219,7 +227,7 @@ def prompt_key(sample: Sample) -> bytes:
 
 
 def _asked(sample: Sample, name: Callable[[Path], str]) -> str:
-    """The turns before the answer, or a document, with images by name, and the candidates."""
+    """The turns before the answer, or a document, with images as ``name`` gives them, and the candidates."""
     messages = sample.prompt or sample.messages
     turns = [[message.role, [[part.text, name(part.image) if part.image else ""] for part in message.parts]] for message in messages]
     return json.dumps([turns, list(sample.candidates)], ensure_ascii=False)

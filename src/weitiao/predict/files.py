@@ -32,21 +32,34 @@ def rejected_path(output: Path) -> Path:
     return output.with_name("rejected.jsonl")
 
 
-def answered_rows(*files: Path) -> Done:
-    """The rows that files hold; what follows a file's last whole line, left by a crash, is cut off.
+def is_sure(confidence: float | None, least: float | None) -> bool:
+    """Whether a row belongs among the answers, not among the unsure rows; ``least`` None: every row does."""
+    return least is None or (confidence or 0.0) >= least
+
+
+def answered_rows(output: Path, min_confidence: float | None) -> Done:
+    """The rows that are answered, surely or not; what follows a file's last whole line, left by a crash, is cut off.
 
     Args:
-        *files: JSONL files; those that are not there hold nothing.
+        output: JSONL; its unsure rows lie beside it. A file that is not there holds nothing.
+        min_confidence: of this call; see ``is_sure``.
 
     Returns:
         Their ids, and what was asked.
 
     Raises:
-        CommandError: a file holds something else than answers.
+        CommandError: a file holds something else than answers, or rows that belong in the other one.
     """
     done = Done()
-    for path in files:
-        for row in _whole_rows(path, ANSWER_KEYS, hint="name a new file with -o"):
+    hint = "name a new file with -o"
+    for path in (output, unsure_path(output)):
+        for row in _whole_rows(path, ANSWER_KEYS, hint=hint):
+            if is_sure(row.get("confidence"), min_confidence) != (path == output):
+                raise CommandError(
+                    f"its row with the id {row['id']!r} was sorted by another --min-confidence",
+                    where=str(path),
+                    hint=f"{hint}, or give the --min-confidence that this one was made with",
+                )
             done.ids.add(row["id"])
             done.questions.add(f"{row['id']}\0{row['asked']}")
     return done

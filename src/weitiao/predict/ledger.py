@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.log import Advance
-from weitiao.predict.files import Rejections, appending, unsure_path
+from weitiao.predict.files import Rejections, appending, is_sure, unsure_path
 from weitiao.seams import Answer, Sample, Task
 
 
@@ -66,7 +66,7 @@ class Ledger:
     def write(self, sample: Sample, answer: Answer, confidence: float | None, asked: str) -> None:
         """Write a row's answer, an unsure one with its prompt; ``asked`` says what was asked of which weights."""
         row = _answer_row(sample, answer, confidence, self._task) | {"asked": asked}
-        if self._least is None or (confidence or 0.0) >= self._least:
+        if is_sure(confidence, self._least):
             self._append_sure(row)
             self._n_sure += 1
         else:
