@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from weitiao.data.conversations import from_history, read_messages
+from weitiao.data.conversations import FindImage, from_history, read_messages
 from weitiao.data.pictures import PictureFinder
 from weitiao.data.rows import RawRow, RejectedRowError
 from weitiao.data.shapes import TRUTHS, Recognised
@@ -100,13 +100,13 @@ class Converter:
             value = self._needed("image", row)
         value = parsed(value)
         cells = value if isinstance(value, list) else [] if is_missing(value) else [value]
-        return tuple(self.pictures.find(cell, row.origin) for cell in cells)
+        return tuple(map(self._finder(row), cells))
+
+    def _finder(self, row: RawRow) -> FindImage:
+        return lambda cell: self.pictures.find(cell, row.origin)
 
     def _conversation(self, row: RawRow, images: tuple[Any, ...]) -> dict[str, Any]:
-        def find(cell: Any) -> Any:
-            return self.pictures.find(cell, row.origin)
-
-        messages = read_messages(self._needed("messages", row), row.origin, find, images)
+        messages = read_messages(self._needed("messages", row), row.origin, self._finder(row), images)
         system = self._text("system", row)
         if system and messages[0].role != "system":
             messages = (text_message("system", system), *messages)
@@ -148,7 +148,7 @@ class Converter:
         column = self.found.columns["captions"]
         if isinstance(parsed(value), list | tuple):
             return texts_of(value, column, row.origin)
-        return tuple(piece for piece in text_of(value, column, row.origin).split(CAPTION_MARK) if piece.strip())
+        return _captions_in(text_of(value, column, row.origin))
 
     def _add_labels(self, fields: dict[str, Any], row: RawRow) -> None:
         columns = self.found.columns
@@ -172,19 +172,19 @@ class Converter:
         if self.kind == "classification" and not self.several_labels and answer.strip():
             return {"labels": (answer.strip(),)}
         if self.kind == "caption" and answer.strip():
-            return {"captions": tuple(piece for piece in answer.split(CAPTION_MARK) if piece.strip())}
+            return {"captions": _captions_in(answer)}
         return {}
 
     def _turns(self, fields: dict[str, Any], row: RawRow) -> dict[str, Any]:
         """Instruction data as a conversation: the instruction, its input on a new line, earlier turns before them."""
         question = "\n".join(text for text in (fields.pop("instruction", ""), fields.pop("text", "")) if text.strip())
-        history, answer = self._cell("history", row), fields.get("answer")
-
-        def find(cell: Any) -> Any:
-            return self.pictures.find(cell, row.origin)
-
+        history, answer, find = self._cell("history", row), fields.get("answer"), self._finder(row)
         fields["messages"] = from_history(history, fields["system"], question, answer, row.origin, find, fields["images"])
         return fields
+
+
+def _captions_in(text: str) -> tuple[str, ...]:
+    return tuple(piece for piece in text.split(CAPTION_MARK) if piece.strip())
 
 
 def _words(value: Any, column: str, origin: str) -> list[str]:

@@ -13,8 +13,8 @@ import torch
 from weitiao.chat import make_renderer
 from weitiao.errors import ExportError
 from weitiao.export.check import answer_here, answer_there, check_prompts, compare
-from weitiao.export.merged import generation_settings, save_processor
-from weitiao.model import CheckpointFacts, hub_id, load_checkpoint, read_facts
+from weitiao.export.merged import save_processor
+from weitiao.model import CheckpointFacts, generation_settings, hub_id, load_checkpoint, read_facts
 from weitiao.recipe.sections import Chat
 from weitiao.seams import Sample
 

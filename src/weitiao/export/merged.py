@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
 
 from weitiao.chat import chat_template, make_renderer
 from weitiao.errors import ExportError
 from weitiao.export.check import answer_here, answer_there, check_prompts, compare
-from weitiao.model import load_checkpoint, read_facts
+from weitiao.model import generation_settings, load_checkpoint, read_facts
 from weitiao.recipe.sections import Chat, Images
 from weitiao.seams import LoadedModel, Sample
 
@@ -113,24 +112,6 @@ def merged_network(tuned: LoadedModel) -> Any:
     network.generation_config = settings
     network.config.use_cache = True
     return network
-
-
-def generation_settings(tuned: LoadedModel) -> GenerationConfig:
-    """Greedy, as the run's figures were got; every stop token, so that no server runs on.
-
-    Args:
-        tuned: the run's model.
-
-    Returns:
-        What ``generation_config.json`` says beside the weights.
-    """
-    network, tokenizer = tuned.network, getattr(tuned.processor, "tokenizer", tuned.processor)
-    return GenerationConfig(  # type: ignore[no-untyped-call]
-        do_sample=False,
-        eos_token_id=network.generation_config.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=network.config.get_text_config().bos_token_id,
-    )
 
 
 def _file_dtype(base: Path) -> str:

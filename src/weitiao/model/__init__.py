@@ -5,7 +5,16 @@ saved. ``weights.py`` finds the folder behind a name; a new source of weights go
 ``facts.py``. Knows nothing of rows, templates or tasks.
 """
 
-from weitiao.model.checkpoint import CheckpointFacts, hub_id, load_checkpoint, read_facts, restore_weights, save_checkpoint, weights_hash
+from weitiao.model.checkpoint import (
+    CheckpointFacts,
+    generation_settings,
+    hub_id,
+    load_checkpoint,
+    read_facts,
+    restore_weights,
+    save_checkpoint,
+    weights_hash,
+)
 from weitiao.model.facts import pick_device, pick_dtype
 from weitiao.model.load import find_folder, load_base, load_network, load_processor
 from weitiao.model.outline import LIBRARIES_BYTES, check_memory, memory_bytes, outline, parameter_bytes
@@ -20,6 +29,7 @@ __all__ = [
     "check_memory",
     "count_parameters",
     "find_folder",
+    "generation_settings",
     "hub_id",
     "list_models",
     "load_base",

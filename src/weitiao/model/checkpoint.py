@@ -57,7 +57,7 @@ def save_checkpoint(model: LoadedModel, chat_template: str, facts: CheckpointFac
     model.network.save_pretrained(partial)
     (partial / "README.md").unlink(missing_ok=True)
     if hasattr(model.network, "peft_config"):
-        _stop_settings(model.network).save_pretrained(partial)  # PEFT writes none, and the base's may lack stop tokens
+        generation_settings(model).save_pretrained(partial)  # PEFT writes none, and the base's may lack stop tokens
     model.processor.save_pretrained(partial)
     tokenizer_config = partial / "tokenizer_config.json"
     if not (partial / "chat_template.jinja").exists():
@@ -75,12 +75,24 @@ def save_checkpoint(model: LoadedModel, chat_template: str, facts: CheckpointFac
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _stop_settings(network: Any) -> Any:
-    """Greedy, and every stop token that the base was loaded with, for servers that read the adapter's folder."""
+def generation_settings(model: LoadedModel) -> Any:
+    """Greedy, as the run's figures were got; every stop token, so that no server runs on.
+
+    Args:
+        model: the run's model.
+
+    Returns:
+        transformers' ``GenerationConfig``: what ``generation_config.json`` says beside the weights.
+    """
     from transformers import GenerationConfig
 
-    known = network.generation_config
-    return GenerationConfig(do_sample=False, eos_token_id=known.eos_token_id, pad_token_id=known.pad_token_id)  # type: ignore[no-untyped-call]
+    network, tokenizer = model.network, getattr(model.processor, "tokenizer", model.processor)
+    return GenerationConfig(  # type: ignore[no-untyped-call]
+        do_sample=False,
+        eos_token_id=network.generation_config.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=network.config.get_text_config().bos_token_id,
+    )
 
 
 def _aside(folder: Path) -> Path:
