@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from bench.shapes import body_parameters, gemm_rate, random_network, token_rows, useful_flop
+from weitiao.model.facts import pick_dtype
 
 USUAL: dict[str, Any] = {"model": "0.5B", "rows": 4, "length": 256, "rank": 8}
 SIZES: dict[str, dict[str, list[Any]]] = {
@@ -47,9 +48,10 @@ def measure(point: dict[str, Any], rounds: int, layers: int | None) -> dict[str,
     from weitiao.train.head import chunked_head_loss
     from weitiao.train.segments import micro_batch, segmented
 
-    base = random_network(point["model"], layers)
+    dtype = getattr(torch, point["dtype"])
+    base = random_network(point["model"], layers, dtype)
     config, n_body = base.config, body_parameters(base)
-    loaded = LoadedModel(base, None, Path(), point["model"], torch.float32)
+    loaded = LoadedModel(base, None, Path(), point["model"], dtype)
     network = attach_tuning(loaded, LoraTuning(r=point["rank"])).network.train()
     rows = token_rows(point["rows"], point["length"], point["length"], N_ANSWER)
     packed = pack(rows, max(MICRO_BATCH_TOKENS, point["length"]))
@@ -60,7 +62,7 @@ def measure(point: dict[str, Any], rounds: int, layers: int | None) -> dict[str,
         for _ in range(rounds + 1):
             started = time.perf_counter()
             for row in packed:
-                batch = micro_batch(row, torch.device("cpu"), torch.float32, answers_only=has_answers_only_layer(base))
+                batch = micro_batch(row, torch.device("cpu"), dtype, answers_only=has_answers_only_layer(base))
                 inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "segments": batch.segments, "use_cache": False}
                 hidden = base.get_decoder()(**inputs).last_hidden_state[0]
                 chunked_head_loss(hidden, base.get_output_embeddings().weight, batch.targets).backward()
@@ -70,7 +72,7 @@ def measure(point: dict[str, Any], rounds: int, layers: int | None) -> dict[str,
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     lengths = [point["length"]] * point["rows"]
     flop = useful_flop(sum(lengths), N_ANSWER * point["rows"], lengths, config, n_body, full=False)
-    rate = gemm_rate(config)
+    rate = gemm_rate(config, dtype=dtype)
     weights = sum(weight.numel() * weight.element_size() for weight in base.parameters())
     return point | {
         "seconds": min(taken[1:]),
@@ -116,16 +118,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs"))
     parser.add_argument("--draw", action="store_true", help="only draw what curves.json holds")
     parser.add_argument("--point", help=argparse.SUPPRESS)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="the arithmetic that `auto` means on this processor where not given")
     options = parser.parse_args()
     if options.point:
         print(json.dumps(measure(json.loads(options.point), options.rounds, options.layers)))
         return
     file = options.out / "curves.json"
     points: dict[str, list[dict[str, Any]]] = json.loads(file.read_text()) if options.draw else {}
+    usual = USUAL | {"dtype": options.dtype or str(pick_dtype("auto", torch.device("cpu"))).removeprefix("torch.")}
     for name, values in {} if options.draw else SIZES[options.size].items():
         points[name] = []
         for value in values:
-            command = [sys.executable, "-m", "bench.curves", "--rounds", str(options.rounds), "--point", json.dumps(USUAL | {name: value})]
+            command = [sys.executable, "-m", "bench.curves", "--rounds", str(options.rounds), "--point", json.dumps(usual | {name: value})]
             command += ["--layers", str(options.layers)] if options.layers else []
             done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1])
             points[name].append(json.loads(done.stdout.strip().splitlines()[-1]))

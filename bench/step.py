@@ -1,6 +1,6 @@
 """What each fast path is worth: one micro-batch forward and backward, the variants in turn (A B A B), least time of each.
 
-    python bench/step.py [--size 0.5B --layers 2 --tokens 1024 --rounds 3 --tuning lora]
+    python -m bench.step [--size 0.5B --layers 2 --tokens 1024 --rounds 3 --tuning lora --dtype bfloat16]
 
 Times are processor seconds of one thread, so that a busy machine disturbs them little. Prints one JSON line per variant: seconds, share of
 the machine's own rate in plain matrix products of the same shapes, and what the graph keeps for the backward pass.
@@ -72,12 +72,14 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tuning", choices=["lora", "full"], default="lora")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--only", nargs="*", default=list(VARIANTS))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    base = random_network(options.size, options.layers)
+    dtype = getattr(torch, options.dtype)
+    base = random_network(options.size, options.layers, dtype)
     tuning = LoraTuning(lora_dropout=0.1) if options.tuning == "lora" else FullTuning()
-    network = attach_tuning(LoadedModel(base, None, None, options.size, torch.float32), tuning).network.train()  # type: ignore[arg-type]
+    network = attach_tuning(LoadedModel(base, None, None, options.size, dtype), tuning).network.train()  # type: ignore[arg-type]
     rows = token_rows(max(1, options.tokens // 205), 160, 200, 12)
     (row, *_) = pack(rows, options.tokens)
     flop = useful_flop(
@@ -92,7 +94,7 @@ def main() -> None:
     for _ in range(options.rounds):
         for name in options.only:
             best[name] = min(best[name], micro_step(network, row, VARIANTS[name]))
-    rate = gemm_rate(base.config)
+    rate = gemm_rate(base.config, dtype=dtype)
     for name, (seconds, kept) in best.items():
         facts = {
             "variant": name,

@@ -39,7 +39,8 @@ class Found:
 
 
 def load(folder: Path, settings: Chat | None = None) -> tuple[LoadedModel, Any]:
-    base = model.load_base(Model(path=str(folder)))
+    # In float32: random weights' choices are close, and 16 bits round a pass over more tokens to another one.
+    base = model.load_base(Model(path=str(folder), dtype="float32"))
     return base, chat.make_renderer(base.processor, settings or Chat())
 
 
