@@ -118,7 +118,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs"))
     parser.add_argument("--draw", action="store_true", help="only draw what curves.json holds")
     parser.add_argument("--point", help=argparse.SUPPRESS)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="the arithmetic that `auto` means on this processor where not given")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], help="the arithmetic that `auto` means on this processor where not given"
+    )
     options = parser.parse_args()
     if options.point:
         print(json.dumps(measure(json.loads(options.point), options.rounds, options.layers)))

@@ -18,7 +18,7 @@ from weitiao.train.blocks import _NormMlp, _NormProject
 from weitiao.train.fast import fast_layers, has_answers_only_layer
 from weitiao.train.head import chunked_head_loss
 from weitiao.train.linear import _Linear, draw_kept
-from weitiao.train.segments import micro_batch, segmented
+from weitiao.train.segments import micro_batch, segment_attention, segmented
 
 ON_CPU = ["answer_logits", "shared_prefix", "last_layer", "lora_linear", "fused_attention", "fused_mlp"]
 PREFIX = [5, 9, 17, 33, 65, 129, 257, 300, 11, 23]
@@ -129,10 +129,60 @@ def test_the_mlp_in_chunks_is_the_mlp(network: Any, monkeypatch: pytest.MonkeyPa
     assert_equal(packed(network, pack(batch, 64), frozenset({"fused_mlp"}), recompute=recompute), plain(network, batch))
 
 
-def test_the_head_is_chunked_when_logits_are_many(network: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at_once", [1, 2100], ids=["one", "some"])
+def test_the_head_is_chunked_when_logits_are_many(network: Any, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
     monkeypatch.setattr("weitiao.train.head.HEAD_CHUNK_ELEMENTS", 5000)
+    monkeypatch.setattr("weitiao.train.head.BLOCK_ELEMENTS", at_once)
     batch = rows()
     assert_equal(packed(network, pack(batch, 64), frozenset({"answer_logits"})), plain(network, batch))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_heads_loss_is_computed_in_float32(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits are rounded where the arithmetic is; from there on nothing is, however large they are."""
+    monkeypatch.setattr("weitiao.train.head.BLOCK_ELEMENTS", 7 * 1000)
+    draws = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(n, 64, generator=draws).mul_(2).to(dtype) for n in (19, 1000))
+    targets = torch.randint(1000, (19,), generator=draws)
+    mine, theirs = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
+    loss = chunked_head_loss(mine, weight, targets)
+    wanted = cross_entropy(torch.nn.functional.linear(theirs, weight).float(), targets, reduction="sum")
+    (loss / 19).backward()
+    (wanted / 19).backward()
+    assert wanted > 100
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
+    assert mine.grad is not None
+    assert theirs.grad is not None
+    assert (mine.grad - theirs.grad).abs().max() <= (1e-5 if dtype == torch.float32 else 1e-2) * theirs.grad.abs().max()
+
+
+@pytest.mark.parametrize("prefix", [0, 20], ids=["alone", "behind a prefix"])
+@pytest.mark.parametrize("is_autocast", [False, True])
+def test_short_segments_attend_in_float32(monkeypatch: pytest.MonkeyPatch, prefix: int, is_autocast: bool) -> None:
+    """On a CPU, whatever the arithmetic: as near to exact attention as 16 bits can say, forward and backward; beyond the limit narrow."""
+    row = EncodedRow([1] * (prefix + 50), [IGNORED] * (prefix + 30) + [1] * 20, (30, 20), prefix)
+    draws = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(1, prefix + 50, heads, 16, generator=draws).bfloat16().transpose(1, 2) for heads in (4, 2, 2)]
+    grad = torch.randn(1, prefix + 50, 4, 16, generator=draws).bfloat16()
+
+    def attended(dtype: torch.dtype) -> tuple[list[torch.Tensor], torch.dtype]:
+        batch = micro_batch(row, torch.device("cpu"), dtype)
+        taken = [part.to(dtype).detach().requires_grad_() for part in inputs]
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_autocast and dtype == torch.bfloat16):
+            out, _none = segment_attention(None, *taken, None, scaling=0.25, segments=batch.segments)
+        assert out.dtype == dtype
+        out.backward(grad.to(dtype))
+        return [out, *(part.grad for part in taken if part.grad is not None)], batch.segments.dtype
+
+    exact, _ = attended(torch.float64)
+    wide, used = attended(torch.bfloat16)
+    monkeypatch.setattr("weitiao.train.segments.WIDE_TOKENS", 10)
+    narrow, used_then = attended(torch.bfloat16)
+    assert (used, used_then) == (torch.float32, torch.bfloat16)
+    for best, near, far in zip(exact, wide, narrow, strict=True):
+        error = (near.double() - best).abs()
+        assert (error <= best.abs() * 2**-8 + 1e-6).all(), "one rounding, at the end"
+        assert error.mean() < (far.double() - best).abs().mean()
 
 
 def test_a_row_never_sees_its_neighbours(network: Any) -> None:

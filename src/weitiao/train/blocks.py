@@ -8,6 +8,7 @@ Shape letters: T tokens, C hidden size, I inner size of the MLP, H heads, D head
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from weitiao.train.linear import (
     sum_dtype,
 )
 
-CHUNK_TOKENS = 256
+CHUNK_TOKENS = 512
 """Tokens of the MLP that are in work at once on a CPU: matrix products run at full rate, and what lies between them stays in cache."""
 
 
@@ -54,8 +55,8 @@ def normed_again(x_TC: torch.Tensor, rstd_T1: torch.Tensor, weight_C: torch.Tens
 
 
 def norm_backward(
-    grad_TC: torch.Tensor, x_TC: torch.Tensor, rstd_T1: torch.Tensor, weight_C: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+    grad_TC: torch.Tensor, x_TC: torch.Tensor, rstd_T1: torch.Tensor, weight_C: torch.Tensor, *, wants_weight: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Gradients of RMSNorm.
 
     Args:
@@ -63,13 +64,14 @@ def norm_backward(
         x_TC: inputs.
         rstd_T1: from ``normed``.
         weight_C: of the norm.
+        wants_weight: whether the norm is trained.
 
     Returns:
-        Of the inputs, in their dtype, and of the weight in float32.
+        Of the inputs, in their dtype, and of the weight in float32; None where it is not wanted.
     """
     grad_TC = grad_TC.to(rstd_T1.dtype)
     unit_TC = x_TC * rstd_T1
-    grad_weight_C = torch.einsum("tc,tc->c", grad_TC, unit_TC)
+    grad_weight_C = (grad_TC * unit_TC).sum(0) if wants_weight else None
     scaled_TC = grad_TC * weight_C
     mean_T1 = torch.linalg.vecdot(scaled_TC, unit_TC).unsqueeze(-1).div_(x_TC.shape[-1])
     return scaled_TC.addcmul_(unit_TC, mean_T1, value=-1).mul_(rstd_T1).to(x_TC.dtype), grad_weight_C
@@ -88,8 +90,8 @@ class _Norm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x_TC, rstd_T1, weight_C = ctx.saved_tensors
-        grad_x, grad_weight = norm_backward(grad.reshape(x_TC.shape), x_TC, rstd_T1, weight_C)
-        return grad_x.view(grad.shape), grad_weight.to(weight_C.dtype) if ctx.needs_input_grad[1] else None, None
+        grad_x, grad_weight = norm_backward(grad.reshape(x_TC.shape), x_TC, rstd_T1, weight_C, wants_weight=ctx.needs_input_grad[1])
+        return grad_x.view(grad.shape), _as(grad_weight, weight_C), None
 
 
 def rms_norm(norm: Any, x: torch.Tensor) -> torch.Tensor:
@@ -136,9 +138,13 @@ class _NormProject(torch.autograd.Function):
             finished += sums.finished(layer)
         grad_x = grad_norm = None
         if grad_h_TC is not None:
-            grad_x, grad_norm = norm_backward(grad_h_TC, x_TC, rstd_T1, norm_C)
-            grad_x, grad_norm = grad_x.view(ctx.shape), grad_norm.to(norm_C.dtype) if ctx.needs_input_grad[1] else None
+            grad_x, grad_norm = norm_backward(grad_h_TC, x_TC, rstd_T1, norm_C, wants_weight=ctx.needs_input_grad[1])
+            grad_x, grad_norm = grad_x.view(ctx.shape), _as(grad_norm, norm_C)
         return grad_x, grad_norm, None, None, None, *finished
+
+
+def _as(gradient: torch.Tensor | None, parameter: torch.Tensor) -> torch.Tensor | None:
+    return None if gradient is None else gradient.to(parameter.dtype)
 
 
 def _layers(tensors: Any, numbers: Any) -> list[Projection]:
@@ -216,19 +222,18 @@ class _NormMlp(torch.autograd.Function):
     ) -> torch.Tensor:
         x_TC = x.reshape(-1, x.shape[-1])
         cast = [layer.cast(dtype) for layer in _layers(tensors, numbers)]
-        out_TC, chunks, plan = torch.empty(len(x_TC), cast[2].weight.shape[0], dtype=dtype, device=x.device), [], []
-        for start in range(0, len(x_TC), _chunk(x)):
-            x_tC = x_TC[start : start + _chunk(x)]
+        out_TC, chunks = torch.empty(len(x_TC), cast[2].weight.shape[0], dtype=dtype, device=x.device), []
+        for start, end in _chunks(x_TC):
+            x_tC = x_TC[start:end]
             h_tC, rstd_t1 = normed(x_tC, norm_C, eps, dtype)
             inner = torch.Size((len(x_tC), cast[0].weight.shape[0]))
             masks = [draw_kept(shape, p, x.device) for shape, (_, p) in zip((h_tC.shape, h_tC.shape, inner), numbers, strict=True)]
             (gate, low_gate), (up, low_up) = project(h_tC, cast[0], masks[0]), project(h_tC, cast[1], masks[1])
             out_tC, low_down = project(functional.silu(gate).mul_(up), cast[2], masks[2])
-            out_TC[start : start + len(x_tC)] = out_tC
+            out_TC[start:end] = out_tC
             chunks += [rstd_t1, *masks, low_gate, low_up, low_down, None if recompute else gate, None if recompute else up]
-            plan.append((start, start + len(x_tC)))
         ctx.save_for_backward(x_TC, norm_C, *tensors, *chunks)
-        ctx.plan, ctx.numbers, ctx.dtype, ctx.shape = plan, numbers, dtype, x.shape
+        ctx.numbers, ctx.dtype, ctx.shape = numbers, dtype, x.shape
         return out_TC.view(*x.shape[:-1], -1)
 
     @staticmethod
@@ -238,21 +243,29 @@ class _NormMlp(torch.autograd.Function):
         layers = _layers(tensors, ctx.numbers)
         cast = [layer.cast(ctx.dtype) for layer in layers]
         sums = [Gradients(ctx.needs_input_grad[6 + N_TENSORS * i : 6 + N_TENSORS * (i + 1)]) for i in range(3)]
-        grad_TC, grad_x_TC, grad_norm = grad.reshape(len(x_TC), -1), torch.empty_like(x_TC), torch.zeros_like(norm_C, dtype=sum_dtype(x_TC))
-        size = len(chunks) // len(ctx.plan)
-        for number, (start, end) in enumerate(ctx.plan):
+        grad_TC, grad_x_TC = grad.reshape(len(x_TC), -1), torch.empty_like(x_TC)
+        grad_norm = torch.zeros_like(norm_C, dtype=sum_dtype(x_TC)) if ctx.needs_input_grad[1] else None
+        plan = _chunks(x_TC)
+        size = len(chunks) // len(plan)
+        for number, (start, end) in enumerate(plan):
             rstd_t1, *kept_tensors = chunks[size * number : size * (number + 1)]
             h_tC = normed_again(x_TC[start:end], rstd_t1, norm_C, ctx.dtype)
             grad_h_tC = _mlp_backward(grad_TC[start:end].to(ctx.dtype), h_tC, cast, sums, kept_tensors)
-            grad_x_TC[start:end], grad_chunk = norm_backward(grad_h_tC, x_TC[start:end], rstd_t1, norm_C)
-            grad_norm += grad_chunk
+            grad_x_TC[start:end], grad_chunk = norm_backward(
+                grad_h_tC, x_TC[start:end], rstd_t1, norm_C, wants_weight=grad_norm is not None
+            )
+            if grad_norm is not None and grad_chunk is not None:
+                grad_norm += grad_chunk
         finished = [gradient for layer, total in zip(layers, sums, strict=True) for gradient in total.finished(layer)]
-        grad_weight = grad_norm.to(norm_C.dtype) if ctx.needs_input_grad[1] else None
-        return grad_x_TC.view(ctx.shape), grad_weight, None, None, None, None, *finished
+        return grad_x_TC.view(ctx.shape), _as(grad_norm, norm_C), None, None, None, None, *finished
 
 
-def _chunk(x: torch.Tensor) -> int:
-    return CHUNK_TOKENS if x.device.type == "cpu" else max(1, x.numel() // x.shape[-1])
+def _chunks(x_TC: torch.Tensor) -> list[tuple[int, int]]:
+    """From where to where each chunk goes; they are of one size, for a short last one would be slow. Off the CPU one chunk."""
+    n_tokens = len(x_TC)
+    n_chunks = max(1, -(-n_tokens // CHUNK_TOKENS)) if x_TC.device.type == "cpu" else 1
+    ends = [n_tokens * i // n_chunks for i in range(n_chunks + 1)]
+    return list(pairwise(ends))
 
 
 def _mlp_backward(

@@ -53,27 +53,29 @@ def kept_bytes_per_token(network: Any, names: frozenset[str], *, recompute: bool
     config = network.config.get_text_config()
     heads, groups = config.num_attention_heads, config.num_key_value_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    attention = 2 * config.hidden_size + head_size * (2 * heads + 2 * groups)
+    attended = head_size * (2 * heads + 2 * groups)  # queries, keys, values and what came of them: float32 on a CPU, where rows are short
+    attention = 2 * config.hidden_size
     if "fused_attention" not in names:
         attention += 2 * config.hidden_size + head_size * (heads + groups)
     mlp = 0 if recompute else (2 if "fused_mlp" in names else 4) * config.intermediate_size
-    return int(config.num_hidden_layers * (attention + mlp) * torch.finfo(network.dtype).bits // 8)
+    itemsize = network.dtype.itemsize
+    return int(config.num_hidden_layers * ((attention + mlp) * itemsize + attended * (4 if "fused_attention" in names else itemsize)))
 
 
 def workspace_bytes(network: Any, n_tokens: int) -> int:
-    """What a micro-batch takes for a moment: a chunk of logits with what its loss is computed by, and two layers' gradients.
+    """What a micro-batch takes at most for a moment: a chunk of logits, the same in float32, and two layers' gradients.
 
     Args:
         network: the tuned network.
         n_tokens: of the micro-batch.
 
     Returns:
-        Bytes, in float32.
+        Bytes.
     """
     config = network.config.get_text_config()
     n_logits = min(HEAD_CHUNK_ELEMENTS, n_tokens * config.vocab_size)
     n_layer = 3 * config.hidden_size * config.intermediate_size + 4 * config.hidden_size**2
-    return 4 * int(4 * n_logits + 2 * n_layer)
+    return int((network.dtype.itemsize + 4) * n_logits + 4 * 2 * n_layer)
 
 
 def free_bytes(device: torch.device) -> int:

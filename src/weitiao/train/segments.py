@@ -19,6 +19,8 @@ from weitiao.seams import IGNORED, EncodedRow, Vision
 
 ATTENTION = "weitiao_segments"
 """Name under which transformers finds ``segment_attention``."""
+WIDE_TOKENS = 512
+"""Up to so many tokens a CPU attends faster in float32 than in 16 bits: up to twice at 100, equal at 400 (bench/NOTES.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +31,10 @@ class Segments:
     lengths: tuple[int, ...]
     masks: tuple[torch.Tensor | None, ...]
     """Per segment after a prefix: additive mask of shape (length, prefix_length + length). None: plain causal attention."""
-    sources: torch.Tensor | None = None
+    sources: torch.Tensor | None
     """(N,): the only places whose last hidden states are wanted; None: all of them."""
+    dtype: torch.dtype
+    """In which attention is computed; of the masks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ def micro_batch(
     Args:
         row: single or packed.
         device: where the tensors go.
-        dtype: of the attention masks: that of queries and keys.
+        dtype: of the arithmetic.
         answers_only: whether the last layer's outputs are wanted at ``sources`` only.
         vision: of a vision model, which has its own positions for pictures.
 
@@ -74,6 +78,7 @@ def micro_batch(
             if row.labels[place] != IGNORED:
                 sources.append(place - 1)
                 targets.append(row.labels[place])
+    dtype = attention_dtype(dtype, device, prefix + max(lengths))
     masks = tuple(_mask(prefix, length, device, dtype) if prefix else None for length in lengths)
     places = torch.tensor(sources, device=device)
     positions_1T = torch.tensor([positions], device=device)
@@ -84,10 +89,24 @@ def micro_batch(
     return MicroBatch(
         torch.tensor([row.input_ids], device=device),
         positions_1T,
-        Segments(prefix, lengths, masks, places if answers_only else None),
+        Segments(prefix, lengths, masks, places if answers_only else None, dtype),
         places,
         torch.tensor(targets, device=device),
     )
+
+
+def attention_dtype(dtype: torch.dtype, device: torch.device, longest: int) -> torch.dtype:
+    """In which attention over so many tokens is computed.
+
+    Args:
+        dtype: of the arithmetic.
+        device: where it is done.
+        longest: tokens that a token may see.
+
+    Returns:
+        float32 for short segments on a CPU, ``dtype`` elsewhere.
+    """
+    return torch.promote_types(dtype, torch.float32) if device.type == "cpu" and longest <= WIDE_TOKENS else dtype
 
 
 def segment_attention(
@@ -118,6 +137,7 @@ def segment_attention(
     """
     assert segments is not None, "training passes segments"
     assert attention_mask is None, "segments replace the mask"
+    outer, query, key, value = query.dtype, *(whole.to(segments.dtype) for whole in (query, key, value))
     groups = query.shape[1] // key.shape[1]
     in_place = query.device.type == "cpu"  # Elsewhere the fast kernels do not group heads under a mask.
     if groups > 1 and not in_place:
@@ -127,14 +147,15 @@ def segment_attention(
     parts = list(zip(*(torch.split(whole, sizes, 2) for whole in (query, key, value)), strict=True))
     outputs = []
     prefix_key = prefix_value = None
-    if segments.prefix_length:
-        prefix_query, prefix_key, prefix_value = parts.pop(0)
-        outputs.append(attend(prefix_query, prefix_key, prefix_value, is_causal=True))
-    for (q, k, v), mask in zip(parts, segments.masks, strict=True):
-        if prefix_key is not None and prefix_value is not None:
-            k, v = torch.cat([prefix_key, k], 2), torch.cat([prefix_value, v], 2)  # noqa: PLW2901
-        outputs.append(attend(q, k, v, attn_mask=mask, is_causal=mask is None))
-    return torch.cat(outputs, 2).transpose(1, 2), None
+    with torch.autocast(query.device.type, enabled=False):  # it would narrow what is wide here on purpose
+        if segments.prefix_length:
+            prefix_query, prefix_key, prefix_value = parts.pop(0)
+            outputs.append(attend(prefix_query, prefix_key, prefix_value, is_causal=True))
+        for (q, k, v), mask in zip(parts, segments.masks, strict=True):
+            if prefix_key is not None and prefix_value is not None:
+                k, v = torch.cat([prefix_key, k], 2), torch.cat([prefix_value, v], 2)  # noqa: PLW2901
+            outputs.append(attend(q, k, v, attn_mask=mask, is_causal=mask is None))
+    return torch.cat(outputs, 2).transpose(1, 2).to(outer), None
 
 
 @contextmanager
