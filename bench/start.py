@@ -109,6 +109,7 @@ def main() -> None:
         for number in range(options.rounds):
             for state in ("empty cache", "cached"):
                 environment = os.environ | {"WEITIAO_CACHE": f"{work}/cache-{number}", STARTED: repr(time.time())}
+                environment.pop("PYTHONDONTWRITEBYTECODE", None)  # as where the package is installed for use
                 command = [sys.executable, "-m", "bench.start", "--child", str(recipe), f"{work}/run-{number}-{state[:5]}"]
                 done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
                 if done.returncode or not done.stdout.strip():
