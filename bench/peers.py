@@ -4,7 +4,8 @@
     python -m bench.peers --size full         # both kinds of rows, 16 rows a step, every setting
 
 Each contestant runs in a process and a venv of its own (made once with pip from ``requirements-NAME.txt``, in --cache), in every setting
-that may be its best on a CPU: batches of 1 and 4, activations kept or computed again, packing where it keeps rows apart. Rows of a step are
+that may be its best on a CPU: batches of 1 and 4; with --size full also activations computed again, and packing where it keeps rows apart.
+Where --size is less, activations are kept, but by the usual script, which computes them again. Rows of a step are
 the same for all and lie sorted by length, which is what grouping by length would do. Reported is the training loop from the second step on:
 real tokens (none of padding) a second, peak memory of the process, the loss of each step beside the usual script's, and which share the
 useful operations reach of the machine's own rate in plain matrix products at the model's shapes, measured in the same run.
@@ -33,8 +34,8 @@ USUAL = {"peer": "plain", "batch": 4, "recompute": True}
 """The script as people write it: batches of four, gradient checkpointing."""
 
 
-def settings_to_try(peers: list[str], size: str, rows_per_step: int) -> list[dict[str, Any]]:
-    """Every contestant in every setting of that size whose batches fit into a step."""
+def settings_to_try(peers: list[str], size: str, rows_per_step: int, batches: list[int]) -> list[dict[str, Any]]:
+    """Every contestant in every setting of that size whose batches fit into a step and are among those asked for."""
     one = {"packing": False}
     ours = [{"peer": "weitiao", "batch": 1, "recompute": False}]
     others: list[dict[str, Any]] = []
@@ -49,7 +50,7 @@ def settings_to_try(peers: list[str], size: str, rows_per_step: int) -> list[dic
     tried: list[dict[str, Any]] = []
     for wanted in [*ours, USUAL, *others]:
         entry = one | wanted | {"batch": min(wanted["batch"], rows_per_step)}
-        if entry["peer"] in peers and entry not in tried:
+        if entry["peer"] in peers and entry["batch"] in batches and entry not in tried:
             tried.append(entry)
     return tried
 
@@ -154,11 +155,12 @@ def main() -> None:
         shared |= {"micro_batch_tokens": options.micro_batch_tokens}
         rate = gemm_rate(config, dtype=getattr(torch, dtype))
         counts: dict[str, list[int]] = {}
-        for settings in settings_to_try(options.peers, options.size, n_per_step):
+        for settings in settings_to_try(options.peers, options.size, n_per_step, options.batches):
             python = python_of(settings["peer"], options.cache)
             if python is None:
                 report["results"].append({"name": settings["peer"], "failed": "its requirements cannot be installed"})
                 continue
+            rate = max(rate, gemm_rate(config, dtype=getattr(torch, dtype)))  # one measurement may be disturbed
             result = run_one(shared | settings, python, work, options)
             counted = work / f"{result['name']}.rows.json"
             counts = json.loads(counted.read_text()) if counted.exists() and settings["peer"] == "weitiao" else counts
@@ -209,6 +211,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, help="rows to make or read; the first steps x rows-per-step of them are used")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--rows-per-step", type=int)
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 4], help="rows in a batch of the others")
     parser.add_argument("--tuning", choices=["lora", "full"], default="lora")
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--dropout", type=float, default=0.0, help="of the adapters; 0 makes losses comparable")
