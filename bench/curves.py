@@ -20,8 +20,7 @@ from typing import Any
 
 import torch
 
-from bench.shapes import body_parameters, gemm_rate, random_network, token_rows, useful_flop
-from weitiao.model.facts import pick_dtype
+from bench.shapes import arithmetic, body_parameters, gemm_rate, random_network, token_rows, useful_flop
 
 USUAL: dict[str, Any] = {"model": "0.5B", "rows": 4, "length": 256, "rank": 8}
 SIZES: dict[str, dict[str, list[Any]]] = {
@@ -119,7 +118,7 @@ def main() -> None:
     parser.add_argument("--draw", action="store_true", help="only draw what curves.json holds")
     parser.add_argument("--point", help=argparse.SUPPRESS)
     parser.add_argument(
-        "--dtype", choices=["float32", "bfloat16"], help="the arithmetic that `auto` means on this processor where not given"
+        "--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="auto: bfloat16 where the CPU computes in it"
     )
     options = parser.parse_args()
     if options.point:
@@ -127,7 +126,7 @@ def main() -> None:
         return
     file = options.out / "curves.json"
     points: dict[str, list[dict[str, Any]]] = json.loads(file.read_text()) if options.draw else {}
-    usual = USUAL | {"dtype": options.dtype or str(pick_dtype("auto", torch.device("cpu"))).removeprefix("torch.")}
+    usual = USUAL | {"dtype": arithmetic(options.dtype)}
     for name, values in {} if options.draw else SIZES[options.size].items():
         points[name] = []
         for value in values:

@@ -130,7 +130,7 @@ def main() -> None:
     """Run all, print a table, save everything."""
     options = _options()
     from bench.rows import by_steps, make_rows, read_rows
-    from bench.shapes import gemm_rate
+    from bench.shapes import arithmetic, gemm_rate
 
     work = options.out
     work.mkdir(parents=True, exist_ok=True)
@@ -139,7 +139,7 @@ def main() -> None:
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    dtype = _dtype(options.dtype)
+    dtype = arithmetic(options.dtype)
     plan = SIZES[options.size]
     n_per_step, n_steps = options.rows_per_step or plan["rows_per_step"], options.steps or plan["steps"]
     report: dict[str, Any] = {"size": options.size, "rows_per_step": n_per_step, "steps": n_steps, "dtype": dtype, "results": []}
@@ -193,14 +193,6 @@ def _base(name: str) -> tuple[Path, Any, int]:
 
     with torch.device("meta"):
         return folder, config, body_parameters(AutoModelForCausalLM.from_config(config))
-
-
-def _dtype(asked: str) -> str:
-    import torch
-
-    from weitiao.model.facts import pick_dtype
-
-    return str(pick_dtype("auto", torch.device("cpu"))).removeprefix("torch.") if asked == "auto" else asked
 
 
 def _options() -> argparse.Namespace:

@@ -27,6 +27,13 @@ def random_network(size: str, n_layers: int | None = None, dtype: torch.dtype = 
     return AutoModelForCausalLM.from_config(config, dtype=dtype)
 
 
+def arithmetic(asked: str) -> str:
+    """Name of the dtype that is asked for; of ``auto`` what a run takes on this processor."""
+    from weitiao.model.facts import pick_dtype
+
+    return str(pick_dtype(asked, torch.device("cpu"))).removeprefix("torch.")
+
+
 def body_parameters(network: Any) -> int:
     """Parameters of the decoder layers."""
     return sum(weight.numel() for name, weight in network.named_parameters() if ".layers." in name and "lora" not in name)
