@@ -17,7 +17,7 @@ from weitiao.seams import IGNORED, EncodedRow, LoadedModel
 from weitiao.train.blocks import _NormMlp, _NormProject
 from weitiao.train.fast import fast_layers, has_answers_only_layer
 from weitiao.train.head import chunked_head_loss
-from weitiao.train.linear import _Linear, draw_kept
+from weitiao.train.linear import _Linear, add_product, draw_kept
 from weitiao.train.segments import micro_batch, segment_attention, segmented
 
 ON_CPU = ["answer_logits", "shared_prefix", "last_layer", "lora_linear", "fused_attention", "fused_mlp"]
@@ -109,6 +109,26 @@ def test_packed_rows_equal_single_rows(network: Any, names: list[str]) -> None:
     assert_equal(packed(network, pack(batch, 64), frozenset(names)), plain(network, batch))
 
 
+@pytest.mark.parametrize("padding", [None, PREFIX[3]])
+def test_a_tied_embeddings_gradient_is_taken_up_by_the_heads(network: Any, padding: int | None) -> None:
+    """Over several micro-batches of one step; a padding token's vector gets what it gets as the head alone."""
+    embedding, batch = network.get_input_embeddings(), rows()
+    embedding.padding_idx = padding
+    if hasattr(network, "peft_config"):
+        pytest.skip("an adapter leaves the embedding as it is")
+    assert embedding.weight is network.get_output_embeddings().weight
+    names = frozenset({"answer_logits"})
+    joined = pack(batch, 40)
+    assert len(joined) > 1
+    with fast_layers(network, names):
+        assert "forward" in vars(embedding)
+    assert "forward" not in vars(embedding)
+    got, wanted = packed(network, joined, names), plain(network, batch)
+    assert_equal(got, wanted)
+    (name,) = (name for name, parameter in network.named_parameters() if parameter is embedding.weight)
+    assert got[1][name][PREFIX[2]].abs().sum() > 0
+
+
 @pytest.mark.parametrize("names", [[], ON_CPU], ids=["none", "all"])
 def test_shared_prefix_equals_single_rows(network: Any, names: list[str]) -> None:
     batch = rows()
@@ -125,8 +145,27 @@ def test_documents_are_packed_without_predicting_the_next_document(network: Any)
 @pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
 def test_the_mlp_in_chunks_is_the_mlp(network: Any, monkeypatch: pytest.MonkeyPatch, recompute: bool) -> None:
     monkeypatch.setattr("weitiao.train.blocks.CHUNK_TOKENS", 13)
+    monkeypatch.setattr("weitiao.train.blocks.TRAINED_CHUNK_TOKENS", 17)
     batch = rows()
     assert_equal(packed(network, pack(batch, 64), frozenset({"fused_mlp"}), recompute=recompute), plain(network, batch))
+
+
+@pytest.mark.parametrize("at_once", [1, 100, 10_000], ids=["a row", "some rows", "all"])
+def test_gradients_in_16_bits_are_summed_in_float32(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    """Each product is rounded once; what comes of two of them is not rounded again, in whatever pieces it is widened."""
+    monkeypatch.setattr("weitiao.train.linear.BLOCK_ELEMENTS", at_once)
+    draws = torch.Generator().manual_seed(0)
+    lefts, rights = ([torch.randn(tokens, n, generator=draws).bfloat16() for tokens in (31, 40)] for n in (70, 24))
+    first = add_product(None, lefts[0].t(), rights[0])
+    second = add_product(first, lefts[1].t(), rights[1])
+    assert second is first
+    products = [(left.t() @ right).float() for left, right in zip(lefts, rights, strict=True)]
+    exact = [left.double().t() @ right.double() for left, right in zip(lefts, rights, strict=True)]
+    torch.testing.assert_close(second, products[0] + products[1], rtol=1e-2, atol=1e-2)
+    error = (second.double() - sum(exact)).abs()
+    assert (error <= sum(product.abs() for product in exact) * 2**-8 + 1e-5).all()
+    assert second.dtype == torch.float32
+    assert not torch.equal(second, second.bfloat16().float())
 
 
 @pytest.mark.parametrize("at_once", [1, 2100], ids=["one", "some"])

@@ -28,6 +28,8 @@ from weitiao.train.linear import (
 
 CHUNK_TOKENS = 512
 """Tokens of the MLP that are in work at once on a CPU: matrix products run at full rate, and what lies between them stays in cache."""
+TRAINED_CHUNK_TOKENS = 4096
+"""The same where its weights are trained: each chunk gives a gradient as large as they are, which has to be added up."""
 
 
 # ---- RMSNorm ----------------------------------------------------------------------------------------------------------
@@ -223,7 +225,8 @@ class _NormMlp(torch.autograd.Function):
         x_TC = x.reshape(-1, x.shape[-1])
         cast = [layer.cast(dtype) for layer in _layers(tensors, numbers)]
         out_TC, chunks = torch.empty(len(x_TC), cast[2].weight.shape[0], dtype=dtype, device=x.device), []
-        for start, end in _chunks(x_TC):
+        ctx.plan = _chunks(x_TC, TRAINED_CHUNK_TOKENS if any(ctx.needs_input_grad[6::N_TENSORS]) else CHUNK_TOKENS)
+        for start, end in ctx.plan:
             x_tC = x_TC[start:end]
             h_tC, rstd_t1 = normed(x_tC, norm_C, eps, dtype)
             inner = torch.Size((len(x_tC), cast[0].weight.shape[0]))
@@ -245,9 +248,8 @@ class _NormMlp(torch.autograd.Function):
         sums = [Gradients(ctx.needs_input_grad[6 + N_TENSORS * i : 6 + N_TENSORS * (i + 1)]) for i in range(3)]
         grad_TC, grad_x_TC = grad.reshape(len(x_TC), -1), torch.empty_like(x_TC)
         grad_norm = torch.zeros_like(norm_C, dtype=sum_dtype(x_TC)) if ctx.needs_input_grad[1] else None
-        plan = _chunks(x_TC)
-        size = len(chunks) // len(plan)
-        for number, (start, end) in enumerate(plan):
+        size = len(chunks) // len(ctx.plan)
+        for number, (start, end) in enumerate(ctx.plan):
             rstd_t1, *kept_tensors = chunks[size * number : size * (number + 1)]
             h_tC = normed_again(x_TC[start:end], rstd_t1, norm_C, ctx.dtype)
             grad_h_tC = _mlp_backward(grad_TC[start:end].to(ctx.dtype), h_tC, cast, sums, kept_tensors)
@@ -260,10 +262,10 @@ class _NormMlp(torch.autograd.Function):
         return grad_x_TC.view(ctx.shape), _as(grad_norm, norm_C), None, None, None, None, *finished
 
 
-def _chunks(x_TC: torch.Tensor) -> list[tuple[int, int]]:
-    """From where to where each chunk goes; they are of one size, for a short last one would be slow. Off the CPU one chunk."""
+def _chunks(x_TC: torch.Tensor, most: int) -> list[tuple[int, int]]:
+    """From where to where each chunk of ``most`` tokens or fewer goes; all of one size: a short last one is slow. Off the CPU one chunk."""
     n_tokens = len(x_TC)
-    n_chunks = max(1, -(-n_tokens // CHUNK_TOKENS)) if x_TC.device.type == "cpu" else 1
+    n_chunks = max(1, -(-n_tokens // most)) if x_TC.device.type == "cpu" else 1
     ends = [n_tokens * i // n_chunks for i in range(n_chunks + 1)]
     return list(pairwise(ends))
 

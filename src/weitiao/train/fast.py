@@ -2,7 +2,8 @@
 
 ``lora_linear``: an adapted linear layer is one function (``linear.py``). ``fused_attention``, ``fused_mlp``: norm with q, k and v, rotary,
 and norm with the MLP are one function each (``blocks.py``). ``last_layer``: behind its attention the last layer computes only the places
-whose next token is trained. ``answer_logits``: so does the head (``head.py``). ``shared_prefix``: a beginning that all rows share is
+whose next token is trained. ``answer_logits``: so does the head (``head.py``); where it is the embedding too, and trained on a CPU, its
+gradient takes up that of the tokens' vectors in place. ``shared_prefix``: a beginning that all rows share is
 computed once per packed row (``encode/steps.py``). ``liger``: on CUDA the Trainer puts Liger's kernels into the network, where installed.
 """
 
@@ -19,6 +20,7 @@ from torch import nn
 from weitiao.errors import RecipeError
 from weitiao.recipe.sections import FastName, Train
 from weitiao.train.blocks import norm_mlp, norm_project, rms_norm, rotate
+from weitiao.train.head import Pending, looked_up
 from weitiao.train.linear import is_plain, lora_linear
 from weitiao.train.segments import Segments, segment_attention
 
@@ -89,6 +91,9 @@ def fast_layers(network: Any, names: frozenset[str], *, recompute: bool = False)
             stack.callback(vars(module).pop, "forward")
 
         layers = [module for module in network.modules() if type(module).__name__ in LAYERS]
+        embedding = network.get_input_embeddings()
+        if "answer_logits" in names and _is_trained_head(network, embedding):
+            stack.enter_context(_small_gradients(embedding, use))
         if "lora_linear" in names:
             for module in network.modules():
                 if is_plain(module) and not isinstance(module, nn.Linear):
@@ -169,6 +174,32 @@ def has_answers_only_layer(network: Any) -> bool:
         True where the last hidden states are those of ``Segments.sources``.
     """
     return any(getattr(vars(module).get("forward"), "func", None) is answers_only for module in network.modules())
+
+
+@contextmanager
+def _small_gradients(embedding: Any, use: Callable[..., None]) -> Iterator[None]:
+    """Add what an embedding's backward pass brings to the gradient that its weight has as the head."""
+    weight, pending = embedding.weight, Pending()
+
+    def add_pending(_weight: torch.Tensor) -> None:
+        while pending:
+            token_T, grad_TC = pending.pop()
+            weight.grad.index_add_(0, token_T, grad_TC.to(weight.dtype))
+
+    use(embedding, partial(looked_up, weight, embedding.padding_idx, pending))
+    hook = weight.register_post_accumulate_grad_hook(add_pending)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _is_trained_head(network: Any, embedding: Any) -> bool:
+    head = network.get_output_embeddings()
+    is_plain_embedding = type(embedding) is nn.Embedding and embedding.max_norm is None and not embedding.scale_grad_by_freq
+    return (
+        is_plain_embedding and embedding.weight is head.weight and embedding.weight.requires_grad and embedding.weight.device.type == "cpu"
+    )
 
 
 def _attention_inputs(attention: Any) -> tuple[Any, Any, Any]:

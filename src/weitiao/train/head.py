@@ -1,6 +1,6 @@
-"""The loss at the head: logits of trained tokens only, a chunk at a time.
+"""The loss at the head: logits of trained tokens only, a chunk at a time; and the embedding whose weight is the head's.
 
-Shape letters: N trained tokens, C hidden size, V vocabulary.
+Shape letters: N trained tokens, T tokens, C hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+
+from weitiao.train.linear import add_product
 
 HEAD_CHUNK_ELEMENTS = 40_000_000
 """Logits held at once in the head's loss: 160 MB in float32, 80 MB in bfloat16."""
@@ -26,7 +28,7 @@ class _HeadLoss(torch.autograd.Function):
         wide_NV = _wide(all_logits_NV)
         loss = hidden_NC.new_zeros((), dtype=torch.float32)
         grad_hidden = torch.empty_like(hidden_NC)
-        grad_weight = torch.zeros_like(weight_VC, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        grad_weight = None
         weight = weight_VC.to(hidden_NC.dtype)
         for start in range(0, len(targets_N), n_rows):
             hidden, targets = hidden_NC[start : start + n_rows], targets_N[start : start + n_rows]
@@ -34,15 +36,15 @@ class _HeadLoss(torch.autograd.Function):
             for few, few_targets in zip(torch.split(logits, len(wide_NV)), torch.split(targets, len(wide_NV)), strict=True):
                 loss += _to_gradients(few, few_targets, wide_NV[: len(few)])
             torch.mm(logits, weight, out=grad_hidden[start : start + n_rows])
-            if grad_weight is not None:
-                grad_weight += logits.t() @ hidden
-        ctx.save_for_backward(grad_hidden, grad_weight)
-        ctx.weight_dtype = weight_VC.dtype
+            if ctx.needs_input_grad[1]:
+                grad_weight = add_product(grad_weight, logits.t(), hidden)
+        # Not saved for backward: what this function kept itself, autograd would copy instead of taking it over as the weight's gradient.
+        ctx.gradients, ctx.weight_dtype = (grad_hidden, grad_weight), weight_VC.dtype
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad_loss: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, None]:
-        grad_hidden, grad_weight = ctx.saved_tensors
+        (grad_hidden, grad_weight), ctx.gradients = ctx.gradients, None
         scaled = None if grad_weight is None else grad_weight.mul_(grad_loss).to(ctx.weight_dtype)
         return grad_hidden * grad_loss.to(grad_hidden.dtype), scaled, None
 
@@ -82,3 +84,41 @@ def chunked_head_loss(hidden_NC: torch.Tensor, weight_VC: torch.Tensor, targets_
         hidden_NC = hidden_NC.to(torch.get_autocast_dtype(hidden_NC.device.type))
     loss: torch.Tensor = _HeadLoss.apply(hidden_NC, weight_VC, targets_N)  # type: ignore[no-untyped-call]
     return loss
+
+
+Pending = list[tuple[torch.Tensor, torch.Tensor]]
+"""Tokens (T,) and gradients of their vectors (T, C) that are still to be added to an embedding's gradient."""
+
+
+class _LookUp(torch.autograd.Function):
+    """An embedding whose gradient is left as it comes: a dense one is as large as the vocabulary, and mostly nought."""
+
+    @staticmethod
+    def forward(ctx: Any, token_ids: torch.Tensor, weight_VC: torch.Tensor, padding_idx: int | None, pending: Pending) -> torch.Tensor:
+        ctx.save_for_backward(token_ids)
+        ctx.padding_idx, ctx.pending = padding_idx, pending
+        return torch.nn.functional.embedding(token_ids, weight_VC)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[None, ...]:
+        (token_ids,) = ctx.saved_tensors
+        token_T, grad_TC = token_ids.flatten(), grad.flatten(0, -2)
+        is_learnt_T = token_T != (-1 if ctx.padding_idx is None else ctx.padding_idx)
+        ctx.pending.append((token_T[is_learnt_T], grad_TC[is_learnt_T]))
+        return None, None, None, None
+
+
+def looked_up(weight_VC: torch.Tensor, padding_idx: int | None, pending: Pending, token_ids: torch.Tensor) -> torch.Tensor:
+    """Forward of an embedding.
+
+    Args:
+        weight_VC: trained; its gradient through this function goes to ``pending`` alone.
+        padding_idx: token whose vector gets no gradient.
+        pending: appended to in the backward pass.
+        token_ids: (..., T).
+
+    Returns:
+        (..., T, C).
+    """
+    out: torch.Tensor = _LookUp.apply(token_ids, weight_VC, padding_idx, pending)  # type: ignore[no-untyped-call]
+    return out

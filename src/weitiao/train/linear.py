@@ -17,6 +17,8 @@ from weitiao.thin import is_linear
 
 N_TENSORS = 4
 """Tensors of a projection, in the order of ``Projection.tensors``."""
+BLOCK_ELEMENTS = 500_000
+"""Of a gradient that are widened at once on a CPU, while they are in its cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +193,7 @@ def project_backward(
     """
     weight, bias, *_ = sums.wanted
     if weight:
-        sums.weight = _added(sums.weight, grad_TO.t(), x_TI)
+        sums.weight = add_product(sums.weight, grad_TO.t(), x_TI)
     if bias:
         summed_O = grad_TO.sum(0, dtype=sum_dtype(grad_TO))
         sums.bias = summed_O if sums.bias is None else sums.bias.add_(summed_O)
@@ -199,9 +201,9 @@ def project_backward(
         ones = None if mask is None else kept(mask, x_TI.shape, x_TI.dtype)
         grad_low_TR = grad_TO @ layer.b
         # (R, T) x (T, O) runs three times as fast as (O, T) x (T, R) in MKL.
-        grad_b_RO = _added(None if sums.b is None else sums.b.t(), low_TR.t(), grad_TO)
+        grad_b_RO = add_product(None if sums.b is None else sums.b.t(), low_TR.t(), grad_TO)
         sums.b = grad_b_RO.t()
-        sums.a = _added(sums.a, grad_low_TR.t(), x_TI if ones is None else x_TI * ones)
+        sums.a = add_product(sums.a, grad_low_TR.t(), x_TI if ones is None else x_TI * ones)
         if grad_x_TI is not None:
             through_TI = grad_low_TR @ layer.a
             grad_x_TI += through_TI if ones is None else through_TI.mul_(ones)
@@ -209,11 +211,30 @@ def project_backward(
         grad_x_TI.addmm_(grad_TO, layer.weight)
 
 
-def _added(total: torch.Tensor | None, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """``total + left @ right``, in ``sum_dtype``."""
-    if total is None:
-        return (left @ right).to(sum_dtype(left))
-    return total.addmm_(left, right) if left.dtype == total.dtype else total.add_(left @ right)
+def add_product(total_OI: torch.Tensor | None, left_OT: torch.Tensor, right_TI: torch.Tensor) -> torch.Tensor:
+    """Add a matrix product to a sum that is kept in ``sum_dtype``.
+
+    Products of shorter numbers go there some rows at a time: whole, they would be written to memory and read again, twice where added.
+
+    Args:
+        total_OI: the sum so far, changed in place; None where it begins.
+        left_OT: of any dtype.
+        right_TI: of the same.
+
+    Returns:
+        The sum.
+    """
+    if left_OT.dtype == sum_dtype(left_OT):
+        return left_OT @ right_TI if total_OI is None else total_OI.addmm_(left_OT, right_TI)
+    is_new = total_OI is None
+    if total_OI is None:
+        total_OI = torch.empty(len(left_OT), right_TI.shape[1], dtype=sum_dtype(left_OT), device=left_OT.device)
+    n_rows = min(len(left_OT), max(1, BLOCK_ELEMENTS // right_TI.shape[1])) if left_OT.device.type == "cpu" else len(left_OT)
+    room_OI = left_OT.new_empty(n_rows, right_TI.shape[1])
+    for some_OI, some_OT in zip(torch.split(total_OI, n_rows), torch.split(left_OT, n_rows), strict=True):
+        part_OI = torch.mm(some_OT, right_TI, out=room_OI[: len(some_OT)])
+        some_OI.copy_(part_OI) if is_new else some_OI.add_(part_OI)
+    return total_OI
 
 
 def sum_dtype(values: torch.Tensor) -> torch.dtype:

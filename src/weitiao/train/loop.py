@@ -29,7 +29,7 @@ from weitiao.train.clock import Clock, Spent
 from weitiao.train.fast import fast_layers, fast_paths, has_answers_only_layer
 from weitiao.train.head import chunked_head_loss
 from weitiao.train.interrupt import StopFlag, stop_on_signals
-from weitiao.train.memory import free_bytes, must_recompute
+from weitiao.train.memory import free_bytes, held_memory, must_recompute
 from weitiao.train.segments import micro_batch, segmented
 
 
@@ -79,6 +79,7 @@ def run_training(
     arguments = training_arguments(section, names, folder, len(steps), device, model.dtype, seed, recompute=recompute)
     newest = newest_checkpoint(folder) if resume else None
     with ExitStack() as stack:
+        stack.enter_context(held_memory())
         flag = stack.enter_context(stop_on_signals())
         advance = stack.enter_context(progress("training", arguments.max_steps, "steps"))
         reporter = _Reporter(hooks.log, flag, advance)
@@ -168,7 +169,9 @@ class _SegmentTrainer(Trainer):
         super().__init__(network, arguments, train_dataset=self.step_data, eval_dataset=[], callbacks=[reporter])
         self.remove_callback(PrinterCallback)
         self.hooks, self.section, self.best, self.folder = hooks, section, best, Path(arguments.output_dir)
-        self.names, self.vision, self.recompute = names, vision, False
+        # The head's gradient has to go through the wrapper that sums up the processes' gradients.
+        self.names = names if self.accelerator.num_processes == 1 else names - {"answer_logits"}
+        self.vision, self.recompute = vision, False
         self.clock = Clock()
         self.add_callback(self.clock)
         self.step_supervised = 0
@@ -219,7 +222,7 @@ class _SegmentTrainer(Trainer):
         if self.vision is not None and row.pictures:
             inputs["mm_encoder_outputs"] = self.vision.encoder_outputs(row.pictures)
         wanted = slice(None) if batch.segments.sources is not None else batch.sources
-        if "answer_logits" in self.names and self.accelerator.num_processes == 1:
+        if "answer_logits" in self.names:
             hidden = causal.base_model(**inputs).last_hidden_state[0, wanted]
             return chunked_head_loss(hidden, causal.get_output_embeddings().weight, batch.targets)
         logits = model(**inputs).logits[0, wanted]
