@@ -2,7 +2,7 @@
 
 oneDNN multiplies few rows by a large matrix at about twice the rate where the matrix lies in blocks of its own kind, so the weights are
 copied into such blocks when work begins, and dropped when it ends; the network itself is not touched. Matrices that see the same input
-are one (q, k, v; gate, up), rows of a pass are joined without filling, and single tokens of many rows attend in one product per layer.
+are one (q, k, v; gate, up), rows of a pass are joined without filling, and few tokens of many rows attend in one product per layer.
 LoRA is added into float32 copies; into narrower ones it would be rounded away, there it stays a product of its own.
 
 Shape letters: N tokens of a pass, B rows, H hidden size, I inputs, O outputs, G key-value heads, Q query heads per key-value head,
@@ -14,7 +14,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import psutil
@@ -25,7 +24,8 @@ from transformers import PreTrainedConfig
 
 from weitiao.infer.cache import SlotCache
 from weitiao.infer.network import Network
-from weitiao.infer.spans import Span, positions, visible
+from weitiao.infer.sight import Sight
+from weitiao.infer.spans import Span, positions
 from weitiao.thin import is_linear
 
 PACKED_LAYERS = frozenset({"LlamaDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"})
@@ -169,7 +169,7 @@ class PackedReader:
         hidden_NH = self._network.get_input_embeddings()(token_N)
         cos_1ND, sin_1ND = self._network.base_model.rotary_emb(hidden_NH, places_1N)
         turn = (cos_1ND[0, :, None], sin_1ND[0, :, None])
-        sight = _Sight(cache, spans)
+        sight = Sight(cache, spans)
         for i, layer in enumerate(self._layers):
             queries, keys, values = self._heads(layer, layer.norms[0](hidden_NH).to(self._dtype), turn)
             cache.keys[i][slot_N, :, column_N] = keys
@@ -196,50 +196,6 @@ class PackedReader:
             queries, keys = layer.head_norms[0](queries), layer.head_norms[1](keys)
         queries, keys = (_turned(states, *turn).to(self._dtype) for states in (queries, keys))
         return queries.reshape(n_tokens, groups, self._n_heads // groups, -1), keys, values
-
-
-class _Sight:
-    """What the tokens of a pass see, found out once for all layers.
-
-    Where most rows read a single token, the first tokens of all rows attend in one product; what stands behind them attends by row.
-    """
-
-    def __init__(self, cache: SlotCache, spans: Sequence[Span]) -> None:
-        lengths = [len(span.token_ids) for span in spans]
-        starts = [end - n_own for end, n_own in zip(accumulate(lengths), lengths, strict=True)]
-        self._are_joined = 2 * lengths.count(1) >= len(spans)
-        self._alone = [
-            (start, span, visible(span) if span.start or span.parents else None)
-            for start, span in zip(starts, spans, strict=True)
-            if len(span.token_ids) > 1 or not self._are_joined
-        ]
-        if self._are_joined:
-            slots = [span.slot for span in spans]
-            # Rows that write are mostly the first slots in their order, which are looked at in place.
-            self._slots = slice(0, len(slots)) if slots == list(range(len(slots))) else torch.tensor(slots)
-            self._firsts = torch.tensor(starts) if self._alone else slice(None)
-            stops_B = torch.tensor([span.start + 1 for span in spans])
-            self._n_columns = int(stops_B.max())
-            hidden_BT = torch.arange(self._n_columns) >= stops_B[:, None]
-            self._mask_B11T = torch.zeros(hidden_BT.shape, dtype=cache.dtype).masked_fill_(hidden_BT, -torch.inf)[:, None, None]
-
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Attention of a pass's queries (N, G, Q, D) to a layer's keys and values: (N, H)."""
-        seen_NH = queries.new_empty(len(queries), queries[0].numel())
-        if self._are_joined:
-            keys_BGTD, values_BGTD = keys[self._slots][:, :, : self._n_columns], values[self._slots][:, :, : self._n_columns]
-            scores_BGQT = (queries[self._firsts] * queries.shape[-1] ** -0.5) @ keys_BGTD.transpose(-1, -2)
-            weights_BGQT = (scores_BGQT + self._mask_B11T).softmax(dim=-1)
-            seen_NH[self._firsts] = (weights_BGQT @ values_BGTD).flatten(1)
-        for start, span, mask_NT in self._alone:
-            places = slice(start, start + len(span.token_ids))
-            queries_1END = queries[places].flatten(1, 2).transpose(0, 1)[None]
-            own_keys, own_values = keys[span.slot, None, :, : span.stop], values[span.slot, None, :, : span.stop]
-            seen_1END = functional.scaled_dot_product_attention(
-                queries_1END, own_keys, own_values, attn_mask=mask_NT, is_causal=mask_NT is None, enable_gqa=True
-            )
-            seen_NH[places] = seen_1END[0].transpose(0, 1).flatten(1)
-        return seen_NH
 
 
 def _turned(states_NED: Tensor, cos_N1D: Tensor, sin_N1D: Tensor) -> Tensor:
