@@ -100,9 +100,9 @@ def run_one(settings: dict[str, Any], python: str, work: Path, options: argparse
                 command, cwd=HERE.parent, env=environment, stdout=file, stderr=file, timeout=options.timeout, check=False
             ).returncode
         except subprocess.TimeoutExpired:
-            shutil.rmtree(work / name, ignore_errors=True)
             return {"name": name, "failed": f"not finished after {options.timeout} s"}
-    shutil.rmtree(work / name, ignore_errors=True)  # every weight's checkpoint is six gigabytes
+        finally:
+            shutil.rmtree(work / name, ignore_errors=True)  # checkpoints of every weight take six gigabytes
     if code or not out.exists():
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         return {"name": name, "failed": lines[-1][:300] if lines else f"exit code {code}"}

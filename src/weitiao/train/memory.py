@@ -31,19 +31,18 @@ def held_memory() -> Iterator[None]:
     A page that is new costs more than what is written to it, and full tuning frees and takes gigabytes a step. At the end the memory goes
     back to the system. Without glibc nothing is changed.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is None:
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if libc is None or not hasattr(libc, "mallopt"):
         yield
         return
-    mallopt(M_TRIM_THRESHOLD, -1)
-    mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
+    libc.mallopt(M_TRIM_THRESHOLD, -1)
+    libc.mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
     try:
         yield
     finally:
-        mallopt(M_TRIM_THRESHOLD, SMALL_BLOCK)
-        mallopt(M_MMAP_THRESHOLD, SMALL_BLOCK)
-        if hasattr(psutil, "heap_trim"):
-            psutil.heap_trim()
+        libc.mallopt(M_TRIM_THRESHOLD, SMALL_BLOCK)
+        libc.mallopt(M_MMAP_THRESHOLD, SMALL_BLOCK)
+        libc.malloc_trim(0)
 
 
 def must_recompute(network: Any, n_tokens: int, optim: str, free: int, names: frozenset[str]) -> bool:
