@@ -42,7 +42,7 @@ def held_memory() -> Iterator[None]:
     finally:
         libc.mallopt(M_TRIM_THRESHOLD, SMALL_BLOCK)
         libc.mallopt(M_MMAP_THRESHOLD, SMALL_BLOCK)
-        libc.malloc_trim(0)
+        psutil.heap_trim()
 
 
 def must_recompute(network: Any, n_tokens: int, optim: str, free: int, names: frozenset[str]) -> bool:
