@@ -2,13 +2,14 @@
 
 Writes made-up rows and a recipe without validation and test rows, so that training is the first work after the data. Then runs the command
 line in processes of its own, in turn with an empty cache and with the one that the run before left, and ends each after its first step. The
-first number is what it takes until the package and the libraries are imported, tokenised rows are counted from their end. Prints one JSON
-object per process: seconds from the start of the process, and processor seconds until then.
+first number is what it takes until the libraries are imported; rows are read beside that, in another process. Prints one JSON
+object per process: seconds from the start of the process, and processor seconds of the process until then.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import os
@@ -16,14 +17,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from bench.rows import make_rows
 
 STARTED = "WEITIAO_BENCH_STARTED"
-STAGES = {"data": "load_samples", "model": "load_base", "encode": "encode_samples"}
+STAGES = {"data": "_refuse_unknown_metric", "model": "load_base", "encode": "encode_samples"}
 
 
 def write_inputs(folder: Path, kind: str, n_rows: int, model: str) -> Path:
@@ -46,13 +47,31 @@ def child(recipe: str, run: str) -> None:
     def note(stage: str) -> None:
         notes[stage] = [round(time.time() - began, 2), round(time.process_time(), 2)]
 
-    from weitiao import cli, data, encode, model, pipeline, train
+    from weitiao import cli
+    from weitiao.cli import verbs
 
-    note("imports of the pipeline")
-    for room, (stage, name) in zip((data, model, encode), STAGES.items(), strict=True):
-        setattr(room, name, _noting(getattr(room, name), stage, note))
-    before = train.run_training
+    before = verbs.importing
+
+    @contextlib.contextmanager
+    def importing() -> Iterator[None]:
+        with before():
+            yield
+        note("libraries imported")
+        _watch(note, notes)
+
+    verbs.importing = importing  # type: ignore[attr-defined]
+    cli.main(["run", recipe, "-o", run])
+
+
+def _watch(note: Callable[[str], None], notes: dict[str, list[float]]) -> None:
+    """Note the stages of the pipeline, which is imported by now, and end with the first step."""
     import transformers
+
+    from weitiao import encode, model, pipeline, train
+
+    for room, (stage, name) in zip((pipeline, model, encode), STAGES.items(), strict=True):
+        setattr(room, name, _noting(getattr(room, name), stage, note))
+    before, init = train.run_training, transformers.Trainer.__init__
 
     class End(transformers.TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
@@ -63,20 +82,17 @@ def child(recipe: str, run: str) -> None:
             print(json.dumps(notes), flush=True)
             os._exit(0)
 
+    def with_end(self: Any, *arguments: Any, **named: Any) -> None:
+        init(self, *arguments, **named)
+        self.add_callback(End())
+
     @functools.wraps(before)
     def watched(*args: Any, **kwargs: Any) -> Any:
         note("training is called")
-        init = transformers.Trainer.__init__
-
-        def with_end(self: Any, *arguments: Any, **named: Any) -> None:
-            init(self, *arguments, **named)
-            self.add_callback(End())
-
-        transformers.Trainer.__init__ = with_end  # type: ignore[method-assign]
         return before(*args, **kwargs)
 
-    pipeline.train.run_training = watched  # type: ignore[attr-defined]
-    cli.main(["run", recipe, "-o", run])
+    transformers.Trainer.__init__ = with_end  # type: ignore[method-assign]
+    train.run_training = watched
 
 
 def _noting(function: Callable[..., Any], stage: str, note: Callable[[str], None]) -> Callable[..., Any]:

@@ -7,6 +7,7 @@ Raised anywhere, printed only by ``cli/fail.py``. ``exit_code`` is the process's
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class WeitiaoError(Exception):
@@ -88,8 +89,16 @@ class Problems(DataError):  # noqa: N818 - it is several
         super().__init__(what)
         self.problems = problems
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _problems, (self.problems, self.what)
+
     def __str__(self) -> str:
         return "\n".join([self.what, *(str(problem) for problem in self.problems)])
+
+
+def _problems(problems: list[WeitiaoError], what: str) -> Problems:
+    """What pickle calls, for it hands over no names."""
+    return Problems(problems, what=what)
 
 
 def together(errors: Sequence[WeitiaoError]) -> WeitiaoError:

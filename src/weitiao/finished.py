@@ -118,12 +118,12 @@ def train_run(path: Path) -> RunSummary:
     """
     run = runs.read_run(path)
     task, recipe = answering.task_of(run)
-    read = data.load_samples(recipe.data, task, recipe.run.seed).report
+    samples = data.load_samples(recipe.data, task, recipe.run.seed)
     model.check_memory(recipe.model, recipe.train.optim)
     model.find_folder(recipe.model)
     runs.forget(run, KEPT_AT_TRAINING)
-    run.update(hashes={"data": read.fingerprint}, training=None, suspects=None)
-    return pipeline.run_recipe(recipe, run.path, "resume")
+    run.update(hashes={"data": samples.report.fingerprint}, training=None, suspects=None)
+    return pipeline.run_recipe(recipe, run.path, "resume", lambda: samples)
 
 
 def report_run(path: Path) -> Path:

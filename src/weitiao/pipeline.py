@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -43,13 +44,14 @@ class Job:
         return self.encoded.max_prompt_tokens
 
 
-def run_recipe(recipe: Recipe, path: Path, mode: runs.Mode = "new") -> RunSummary:
+def run_recipe(recipe: Recipe, path: Path, mode: runs.Mode = "new", rows: Callable[[], SampleSet] | None = None) -> RunSummary:
     """Train on a person's data and show on held-out rows what came of it.
 
     Args:
         recipe: everything the run needs.
         path: the run folder.
         mode: ``new``, ``resume`` or ``replace``.
+        rows: returns the recipe's samples where they are read already; else they are read here.
 
     Returns:
         The comparison of base and tuned model, the artifacts, and where the report lies.
@@ -59,7 +61,7 @@ def run_recipe(recipe: Recipe, path: Path, mode: runs.Mode = "new") -> RunSummar
     """
     run = runs.open_run(path, mode)
     with run.recording(recipe), track.open_tracker(recipe.track, run.path, run.path.name) as tracker:
-        job, base = _begin(run, recipe, tracker)  # data, model, tokens
+        job, base = _begin(run, recipe, tracker, rows)  # data, model, tokens
         before = _measure(job, "baseline", base)
         trained = _train(job, base)  # from here on `base` is not used again
         after = _measure(job, "tuned", trained.model)
@@ -71,21 +73,23 @@ def run_recipe(recipe: Recipe, path: Path, mode: runs.Mode = "new") -> RunSummar
     return RunSummary(run.path, comparison, report.write_report(run.path), artifacts)  # the report reads the run folder and nothing else
 
 
-def _begin(run: runs.Run, recipe: Recipe, tracker: Tracker) -> tuple[Job, LoadedModel]:
+def _begin(run: runs.Run, recipe: Recipe, tracker: Tracker, rows: Callable[[], SampleSet] | None = None) -> tuple[Job, LoadedModel]:
     """Everything before the first answer: the data, the base model, and the rows as tokens."""
     tracker.settings(recipe.model_dump(mode="json"))
     task = tasks.make_task(recipe.task, recipe.data.system)
-    samples = data.load_samples(recipe.data, task, recipe.run.seed)  # read, recognise, audit, split
+    samples = rows() if rows else data.load_samples(recipe.data, task, recipe.run.seed)  # read, recognise, audit, split
     run.refuse_other_data(samples.report.fingerprint)
     _refuse_unknown_metric(recipe, task, samples)
     model.check_memory(recipe.model, recipe.train.optim)
     base = model.load_base(recipe.model)
     renderer = chat.make_renderer(base.processor, recipe.chat, recipe.encode.keep)  # the only place where roles become tokens
-    encoded = encode.encode_samples(samples, renderer, recipe.encode, allow_dropped=recipe.data.allow_dropped)
+    with ThreadPoolExecutor(1) as beside:
+        weights = beside.submit(model.weights_hash, base.path)
+        encoded = encode.encode_samples(samples, renderer, recipe.encode, allow_dropped=recipe.data.allow_dropped)
     refuse_beyond_positions(encoded, base.network.config)
     base = encode.see_pictures(base, renderer, samples, store=_stores_features(recipe))
     job = Job(run, recipe, task, samples, renderer, encoded, tracker)
-    _record_inputs(job, base)
+    _record_inputs(job, base, weights.result())
     return job, base
 
 
@@ -249,10 +253,10 @@ def _checkpoint_facts(job: Job, tunable: LoadedModel) -> model.CheckpointFacts:
     )
 
 
-def _record_inputs(job: Job, base: LoadedModel) -> None:
+def _record_inputs(job: Job, base: LoadedModel, weights_hash: str) -> None:
     recipe, read = job.recipe, job.samples.report
     job.run.save("data", asdict(encode.with_tokens(read, job.encoded, recipe.encode.max_tokens, recipe.data.allow_dropped)))
-    hashes = {"data": read.fingerprint, "weights": model.weights_hash(base.path)}
+    hashes = {"data": read.fingerprint, "weights": weights_hash}
     job.run.update(device=str(base.network.device), dtype=_dtype_name(base), hashes=hashes)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from weitiao.cli.ahead import importing
 from weitiao.seams import Comparison, RunSummary, Scores
 
 INTRODUCTION = """\
@@ -34,7 +35,8 @@ def run_demo(folder: Path, *, replace: bool, whole: bool = False) -> RunSummary:
     Raises:
         WeitiaoError: weights cannot be fetched, or the run failed; an earlier demo in the folder is on fewer rows than ``whole`` means.
     """
-    from weitiao import pipeline
+    with importing():
+        from weitiao import pipeline
     from weitiao.cli.show import say
     from weitiao.demo import demo_recipe, is_whole
     from weitiao.errors import CommandError

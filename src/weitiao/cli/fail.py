@@ -38,6 +38,8 @@ def exit_code_of(command: Callable[[], object], *, debug: bool, verb: str = "") 
     try:
         result = command()
         sys.stdout.flush()
+        if result == EXIT_INTERRUPTED:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
     except (typer.Abort, KeyboardInterrupt):
         return _say("; ".join(["interrupted", *_goes_on(verb)]), EXIT_INTERRUPTED, debug=debug)
     except BrokenPipeError:

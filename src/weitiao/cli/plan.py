@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from weitiao.cli.ahead import importing
 from weitiao.cli.verbs import AsJson, Overrides, RecipeFile, app, read_recipe
 
 if TYPE_CHECKING:
@@ -25,8 +26,9 @@ def plan(
     """
     loaded = read_recipe(recipe, overrides)
     from weitiao.cli.show import show_json
-    from weitiao.planning import plan_recipe
 
+    with importing():
+        from weitiao.planning import plan_recipe
     planned = plan_recipe(loaded, measure=measure)
     show_json(planned) if as_json else _show(planned)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from weitiao.cli.ahead import importing
 from weitiao.cli.fail import EXIT_WRONG_INPUT
 from weitiao.cli.verbs import AsJson, Overrides, app, read_recipe
 
@@ -28,7 +29,8 @@ def check(recipe: RecipeOrData, overrides: Overrides = None, as_json: AsJson = F
     Shows counts, rejected rows, duplicates, leakage, labels, images and lengths in tokens. Exit code 2 where the data cannot be used.
     """
     loaded = _recipe_of(recipe, overrides)
-    from weitiao import preview
+    with importing():
+        from weitiao import preview
     from weitiao.cli.show import say, show_json, show_report
 
     report = preview.check_recipe(loaded)
@@ -50,7 +52,8 @@ def look(
 ) -> None:
     """Show rows as the model sees them, trained tokens coloured."""
     loaded = _recipe_of(recipe, overrides)
-    from weitiao import preview
+    with importing():
+        from weitiao import preview
     from weitiao.cli.show import show_look
 
     show_look(preview.look_at(loaded, n), with_ids=ids)

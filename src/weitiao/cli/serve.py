@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from weitiao.cli.ahead import importing
 from weitiao.cli.verbs import RunFolder, app, find_run
 from weitiao.errors import CommandError
 
@@ -51,7 +52,8 @@ def serve(
         )
     if kind == "embedded":
         _need_libraries()
-    from weitiao import serving
+    with importing():
+        from weitiao import serving
     from weitiao.cli.show import say
     from weitiao.serve import Limits
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from weitiao.cli.ahead import importing
 from weitiao.cli.verbs import AsJson, app
 
 if TYPE_CHECKING:
@@ -36,8 +37,9 @@ def sweep_recipe(
 ) -> None:
     """Run a sweep and show its trials and the winner's comparison."""
     from weitiao.cli.show import show_json
-    from weitiao.sweep import run_sweep
 
+    with importing():
+        from weitiao.sweep import run_sweep
     summary = run_sweep(recipe, overrides, output or Path("runs") / f"{recipe.stem}-sweep", mode)
     show_json(summary) if as_json else _show_sweep(summary)
 

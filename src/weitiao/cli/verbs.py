@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from weitiao import __version__
+from weitiao.cli.ahead import importing, reading_ahead
 from weitiao.cli.fail import exit_code_of
 from weitiao.errors import CommandError
 
@@ -29,8 +30,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
-models = typer.Typer(help="Bundled and hub models.", rich_markup_mode=None)
-app.add_typer(models, name="models")
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file (YAML).")]
 Overrides = Annotated[
@@ -134,11 +133,13 @@ def run(
 
         return sweep_recipe(recipe, overrides or (), output, mode, as_json=as_json)
     loaded = read_recipe(recipe, overrides)
-    from weitiao import pipeline
+    path = output or Path(loaded.run.path or Path("runs") / recipe.stem)
+    with reading_ahead(loaded) as rows:
+        with importing():
+            from weitiao import pipeline
+        summary = pipeline.run_recipe(loaded, path, mode, rows)
     from weitiao.cli.show import show_json, show_run
 
-    path = output or Path(loaded.run.path or Path("runs") / recipe.stem)
-    summary = pipeline.run_recipe(loaded, path, mode)
     return show_json(summary) if as_json else show_run(summary)
 
 
@@ -155,7 +156,8 @@ def train(run: RunFolder, as_json: AsJson = False) -> None:
     Its baseline stays where the test rows do; the tuned answers, the comparison, the exports and the report are made anew.
     """
     path = find_run(run)
-    from weitiao import finished
+    with importing():
+        from weitiao import finished
     from weitiao.cli.show import show_json, show_run
 
     summary = finished.train_run(path)
@@ -176,7 +178,8 @@ def evaluate(
     On the run's test rows, or on another file of the same shape.
     """
     path = find_run(run)
-    from weitiao import finished
+    with importing():
+        from weitiao import finished
     from weitiao.cli.show import show_json, show_scores
 
     scores = finished.evaluate_run(path, data, baseline)
@@ -199,7 +202,8 @@ def export(
     path = find_run(run)
     if dtype is not None and not kind:
         raise CommandError("--dtype goes with --kind", hint="add --kind merged, gguf, ollama or openvino")
-    from weitiao import finished
+    with importing():
+        from weitiao import finished
     from weitiao.cli.show import show_artifacts
 
     artifacts = finished.export_run(path, kind or (), dtype)
@@ -213,7 +217,8 @@ def export(
 def report(run: RunFolder) -> None:
     """Write a run's report.html again."""
     path = find_run(run)
-    from weitiao import finished
+    with importing():
+        from weitiao import finished
     from weitiao.cli.show import say
 
     say(f"report  {finished.report_run(path)}")
@@ -239,7 +244,8 @@ def predict(
     Answers are written as they come; the same command again goes on where it stopped.
     """
     path = find_run(run)
-    from weitiao import finished
+    with importing():
+        from weitiao import finished
     from weitiao.cli.show import show_facts, show_json
     from weitiao.runs import jsonable
 
@@ -296,25 +302,3 @@ def demo(
         return write_pictures(formulas, scenes)
     summary = run_demo(output, replace=replace, whole=whole)
     return show_json(summary) if as_json else show_run(summary)
-
-
-@models.command("list")
-def models_list(as_json: AsJson = False) -> None:
-    """Show names, sizes, licences and places."""
-    from weitiao import model
-    from weitiao.cli.show import show_json, show_models
-
-    known = model.list_models()
-    show_json({"models": known}) if as_json else show_models(known)
-
-
-@models.command("pull")
-def models_pull(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="bundled:NAME, or a hub id such as Qwen/Qwen3-0.6B.")],
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
-) -> None:
-    """Fetch weights now and say where they lie."""
-    from weitiao import model
-    from weitiao.cli.show import say
-
-    say(f"{name}  {model.resolve_weights(name, revision)}")

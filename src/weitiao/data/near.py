@@ -27,7 +27,9 @@ MAX_CHARACTERS = 20_000
 DOUBT = 0.2
 """How far the share of equal minima may lie below the overlap that it stands for: four standard deviations where that is 0.8."""
 N_KNOWN = 4096
-"""Texts whose grams are remembered while pairs are compared."""
+"""Texts whose distinct grams are remembered while pairs are compared."""
+KEPT_BYTES = 64 << 20
+"""Grams of so many bytes are kept from adding to comparing; those of further texts are made of the texts again."""
 BLOCK_PAIRS = 65_536
 BLOCK_GRAMS = 2048
 """Grams whose products with all multipliers fit into a processor's cache."""
@@ -103,6 +105,8 @@ class NearIndex:
         self._max_texts = max_texts
         self._rows: list[int] = []
         self._signatures = bytearray()
+        self._grams: list[np.ndarray] = []
+        self._n_bytes = 0
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -120,6 +124,9 @@ class NearIndex:
         if len(hashes):
             self._rows.append(row)
             self._signatures += signature(hashes).tobytes()
+            self._n_bytes += hashes.nbytes
+            if self._n_bytes <= KEPT_BYTES:
+                self._grams.append(hashes)
 
     def families(self, text_of: Callable[[int], str]) -> list[list[int]]:
         """Rows that are near duplicates of one another, directly or through others.
@@ -141,7 +148,7 @@ class NearIndex:
 
         @lru_cache(N_KNOWN)
         def grams_of(item: int) -> np.ndarray:
-            return _distinct(grams(text_of(self._rows[item])))
+            return _distinct(self._grams[item] if item < len(self._grams) else grams(text_of(self._rows[item])))
 
         pairs = self._candidates(signatures)
         with progress("comparing", len(pairs), "pairs") as advance:
@@ -160,7 +167,8 @@ class NearIndex:
 
         Texts are read in about that order, so that neighbours in the file are read together.
         """
-        found = [np.zeros((0, 2), dtype=np.int64)]
+        n = len(signatures)
+        found = [np.zeros(0, dtype=np.int64)]
         for start in range(0, N_HASHES - self._rows_per_band + 1, self._rows_per_band):
             band = signatures[:, start : start + self._rows_per_band].astype(np.uint64)
             with np.errstate(over="ignore"):
@@ -170,11 +178,11 @@ class NearIndex:
             same = np.flatnonzero(ordered[1:] == ordered[:-1]) + 1
             starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
             firsts = order[starts[np.searchsorted(starts, same, side="right") - 1]]
-            found += [np.column_stack([before, order[same]]) for before in (order[same - 1], firsts)]
-        pairs = np.unique(np.concatenate(found), axis=0)
+            found += [order[same] * n + before for before in (order[same - 1], firsts)]
+        later, earlier = np.divmod(np.unique(np.concatenate(found)), n)
         likely = [
-            (signatures[part[:, 0]] == signatures[part[:, 1]]).mean(axis=1) > self._threshold - DOUBT
-            for part in np.array_split(pairs, len(pairs) // BLOCK_PAIRS + 1)
+            (signatures[part] == signatures[other]).mean(axis=1) > self._threshold - DOUBT
+            for part, other in zip(*(np.array_split(side, len(later) // BLOCK_PAIRS + 1) for side in (later, earlier)), strict=True)
         ]
-        pairs = pairs[np.concatenate(likely)]
-        return [(first, second) for first, second in pairs[np.lexsort((pairs[:, 0], pairs[:, 1]))].tolist()]
+        chosen = np.concatenate(likely)
+        return list(zip(earlier[chosen].tolist(), later[chosen].tolist(), strict=True))

@@ -13,22 +13,35 @@ PLACEHOLDER = re.compile(r"\{\{\s*\w+\s*\}\}|<\|?(?:your|insert)[ _-][^>]{1,40}>
 
 
 def common_problems(record: Record, *, needs_text: bool = True) -> list[RowProblem]:
-    """Problems of any record: no text, an empty answer, characters lost in decoding.
+    """Problems of any record without ``messages``: see ``text_problems``.
 
     Args:
-        record: a row without ``messages``.
+        record: a row.
         needs_text: whether the row must have a text of its own.
 
     Returns:
         The problems; those of severity ``error`` keep the row from being used.
     """
+    return text_problems(record.text, record.answer, needs_text=needs_text)
+
+
+def text_problems(text: str, answer: str | None, *, needs_text: bool = True) -> list[RowProblem]:
+    """Problems of any text: none, an empty answer, characters lost in decoding.
+
+    Args:
+        text: of the user.
+        answer: to it; None where there is none, or it is part of the text.
+        needs_text: whether there must be a text.
+
+    Returns:
+        The problems; those of severity ``error`` keep the row from being used.
+    """
     problems = []
-    if needs_text and not record.text.strip():
+    if needs_text and not text.strip():
         problems.append(RowProblem("empty-text", "error", "the text is empty"))
-    if record.answer is not None and not record.answer.strip():
+    if answer is not None and not answer.strip():
         problems.append(RowProblem("empty-answer", "error", "the answer is empty"))
-    whole = f"{record.text}\n{record.answer or ''}"
-    if "\ufffd" in whole:
+    if "\ufffd" in text or "\ufffd" in (answer or ""):
         problems.append(RowProblem("lost-characters", "warning", "holds U+FFFD: characters were lost when the file was decoded"))
     return problems
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from weitiao.errors import RecipeError
 from weitiao.recipe.tasks import Conversation
-from weitiao.seams import Answer, AnswerMode, Constraint, Message, Prediction, Record, RowProblem, Sample, text_message
-from weitiao.tasks.audit import common_problems, placeholders, refuse
+from weitiao.seams import Answer, AnswerMode, Constraint, Message, Part, Prediction, Record, RowProblem, Sample, text_message
+from weitiao.tasks.audit import common_problems, placeholders, refuse, text_problems
 from weitiao.tasks.prompt import make_wording, prompt_messages, single_turn
 from weitiao.tasks.scoring import ratio
 from weitiao.tasks.wording import rouge_l, words
@@ -75,8 +74,8 @@ class ConversationTask:
         own = next((message.text for message in record.messages if message.role == "system"), record.system or None)
         system = self.system if self.system is not None else own
         last = max(i for i, turn in enumerate(turns) if turn.role == "user")
-        parts = tuple(replace(part, shortenable=part.kind == "text") for part in turns[last].parts)
-        turns[last] = replace(turns[last], parts=parts)
+        parts = tuple(Part(part.kind, part.text, part.image, shortenable=part.kind == "text") for part in turns[last].parts)
+        turns[last] = Message(turns[last].role, parts)
         return tuple(turns) if system is None else (text_message("system", system), *turns)
 
     def check_record(self, record: Record) -> list[RowProblem]:
@@ -85,7 +84,7 @@ class ConversationTask:
             return common_problems(single_turn(record)) + placeholders(record.answer)
         turns = [message for message in record.messages if message.role != "system"]
         spoken = "\n".join(turn.text for turn in turns)
-        problems = common_problems(replace(record, text=spoken, answer=None)) + placeholders(spoken)
+        problems = text_problems(spoken, None) + placeholders(spoken)
         hint = "turns go user, assistant, user, assistant, with at most one system message before them"
         if any(message.role == "system" for message in record.messages[1:]):
             problems.append(RowProblem("turns-out-of-order", "error", "a system message stands inside the conversation", hint))
