@@ -1,6 +1,6 @@
 """LoRA steps of Qwen2-VL-2B's real widths (fewer layers, random weights), with and without the vision-feature store.
 
-python bench/vision_steps.py [--layers 2] [--tower-layers 2] [--steps 3] [--rows 4]
+python bench/vision_steps.py [--layers 2] [--tower-layers 2] [--steps 3] [--rows 4] [--dtype auto]
 Prints for each way, measured in a process of its own: processor seconds to fill the store, of a step over all rows, and of 1, 2 and
 10 epochs of them with the filling; tokens per second; resident memory before the steps and at its highest in them. Widths are the
 real ones: 1536 and 8960 in the language model, 1280 and 5120 in the tower.
@@ -83,6 +83,7 @@ def model_and_rows(arguments: Any, folder: Path, size: tuple[int, int], n_rows: 
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     from weitiao.chat import make_renderer
+    from weitiao.model.facts import pick_dtype
     from weitiao.model.vision import VisionProcessor
     from weitiao.recipe.sections import Chat
     from weitiao.seams import IGNORED, DataReport, EncodedRow, LoadedModel, Message, Part, Sample, SampleSet, text_message
@@ -92,8 +93,10 @@ def model_and_rows(arguments: Any, folder: Path, size: tuple[int, int], n_rows: 
     torch.manual_seed(0)
     network = Qwen2VLForConditionalGeneration(real_config(arguments.layers, arguments.tower_layers, tokenizer)).eval()
     network.set_attn_implementation("sdpa")
+    dtype = pick_dtype(arguments.dtype, torch.device("cpu"))
+    network.to(dtype)
     processor = VisionProcessor(tokenizer, Qwen2VLImageProcessorPil(), folder)
-    model = LoadedModel(network, processor, folder, "random", torch.float32, is_vision=True)
+    model = LoadedModel(network, processor, folder, "random", dtype, is_vision=True)
     renderer = make_renderer(processor, Chat())
     samples = [
         Sample(
@@ -126,7 +129,7 @@ def make_step(tunable: Any) -> Any:
         with segmented(tunable.network), fast_layers(tunable.network, names):
             only = has_answers_only_layer(causal)
             for row in rows:
-                laid = micro_batch(row, torch.device("cpu"), torch.float32, answers_only=only, vision=tunable.vision)
+                laid = micro_batch(row, torch.device("cpu"), tunable.dtype, answers_only=only, vision=tunable.vision)
                 outputs = tunable.vision.encoder_outputs(row.pictures)
                 inputs = {"input_ids": laid.input_ids, "position_ids": laid.position_ids, "segments": laid.segments, "use_cache": False}
                 hidden = causal.base_model(**inputs, mm_encoder_outputs=outputs).last_hidden_state[0, slice(None) if only else laid.sources]
@@ -168,6 +171,7 @@ def measure(arguments: Any, name: str, *, store: bool) -> dict[str, Any]:
         return {
             "pictures": name,
             "store": store,
+            "dtype": str(tunable.dtype).removeprefix("torch."),
             "image_tokens": rows[0].pictures[0].n_tokens,
             "fill_seconds": round(fill_seconds, 2),
             "seconds_per_step": round(seconds / arguments.steps, 3),
@@ -186,12 +190,13 @@ def main() -> None:
     parser.add_argument("--tower-layers", type=int, default=2)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
     parser.add_argument("--one", nargs=2)
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(measure(arguments, arguments.one[0], store=arguments.one[1] == "store")))
         return
-    settings = [f"--{name}={getattr(arguments, name.replace('-', '_'))}" for name in ("layers", "tower-layers", "steps", "rows")]
+    settings = [f"--{name}={getattr(arguments, name.replace('-', '_'))}" for name in ("layers", "tower-layers", "steps", "rows", "dtype")]
     for name in SIZES:
         for way in ("tower", "store"):
             subprocess.run([sys.executable, __file__, *settings, "--one", name, way], check=True)

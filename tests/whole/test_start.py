@@ -106,7 +106,9 @@ def test_the_collector_rests_while_importing():
 @pytest.mark.usefixtures("recipe")
 def test_ctrl_c_ends_both_processes_with_one_sentence(tmp_path):
     write(tmp_path, make_complaints(40) * 500)
-    words = [str(WEITIAO), "run", "recipe.yaml", "-o", "run"]
+    # A shell that starts tests in the background has them ignore Ctrl-C, and so would the command.
+    listening = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+    words = [sys.executable, "-c", listening, str(WEITIAO), "run", "recipe.yaml", "-o", "run"]
     with subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True) as command:
         process, waited = psutil.Process(command.pid), time.monotonic() + 60
         while not (children := process.children(recursive=True)) and time.monotonic() < waited:
