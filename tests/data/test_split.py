@@ -139,6 +139,41 @@ def test_a_group_in_two_named_files_is_told(tmp_path):
     assert (finding.severity, finding.count, finding.origins) == ("warning", 1, ("train.jsonl:4 = test.jsonl:1",))
 
 
+def dialogues_unrolled(n, *, last=3):
+    """Rows as some tools write them: of each dialogue its first exchange, its first two, and so on."""
+    rows = []
+    for i in range(n):
+        turns = [{"role": ("user", "assistant")[k % 2], "content": f"dialogue {i * 7919}, turn {k}"} for k in range(2 * last)]
+        rows += [{"id": f"{i}-{k}", "messages": turns[: 2 * k]} for k in range(1, last + 1)]
+    return rows
+
+
+def test_dialogues_unrolled_into_rows_stay_together(tmp_path):
+    rows = dialogues_unrolled(80)
+    random.Random(1).shuffle(rows)
+    parts = parts_of(split(write(tmp_path / "rows.jsonl", rows), "chat"))
+    assert len(parts) == 240
+    assert set(parts.values()) == {"train", "valid", "test"}
+    assert all(len({parts[f"{i}-{k}"] for k in (1, 2, 3)}) == 1 for i in range(80))
+
+
+def test_a_common_opening_alone_joins_nothing(tmp_path):
+    opening = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hello, what can I do?"}]
+    ends = [[{"role": "user", "content": f"question {i}"}, {"role": "assistant", "content": f"answer {i}"}] for i in range(100)]
+    rows = [{"id": str(i), "messages": opening + end} for i, end in enumerate(ends)]
+    assert set(parts_of(split(write(tmp_path / "rows.jsonl", rows), "chat")).values()) == {"train", "valid", "test"}
+
+
+def test_a_dialogue_that_goes_on_in_another_file_is_told(tmp_path):
+    rows = dialogues_unrolled(20)
+    train = write(tmp_path / "train.jsonl", [row for row in rows if row["id"] != "3-3"])
+    test = write(tmp_path / "test.jsonl", [row for row in rows if row["id"] == "3-3"])
+    samples = load(train, "chat", test={"path": str(test)}, split={"valid": 0})
+    finding = next(finding for finding in samples.report.findings if finding.code == "overlap-conversation")
+    assert (finding.severity, finding.count) == ("warning", 2)
+    assert finding.origins[0] == "train.jsonl:10 = test.jsonl:1"
+
+
 def test_groups_join_through_one_another():
     def pairs(*items):
         return np.array([row for row, _ in items]), np.array([key for _, key in items], dtype=np.uint64)

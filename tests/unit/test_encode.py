@@ -66,6 +66,31 @@ def test_training_and_prediction_shorten_a_text_at_the_same_place(renderer: Any)
     assert encoded.max_prompt_tokens == 128 - n_longest_answer
 
 
+@pytest.mark.parametrize(
+    ("answer", "lost"),
+    [
+        pytest.param('{"name": "Ada", "city": "Riga"}', "Riga", id="a field"),
+        pytest.param('[{"text": "Ada"}, {"text": "Riga"}]', "Riga", id="a list"),
+        pytest.param('{"name": "Ada", "city": "riga"}', None, id="never in the text"),
+        pytest.param('{"name": "Ada"}', None, id="still there"),
+        pytest.param("Riga", None, id="no JSON"),
+        pytest.param('{"city": "Riga"', None, id="broken JSON"),
+    ],
+)
+def test_what_was_cut_off_is_not_learnt_as_an_answer(renderer: Any, answer: str, lost: str | None) -> None:
+    text = "Ada lives " + "far away " * 300 + "in Riga"
+    samples = [sample(1, text, answer), *(sample(i, "Ada lives in Riga", answer) for i in range(2, 9))]
+    encoded = encode(samples, renderer, max_tokens=128, allow_dropped=0.5)
+    assert (len(encoded.rows), encoded.n_shortened) == ((7, 0) if lost else (8, 1))
+    assert [what.split(",")[0] for what in encoded.dropped.values()] == ([f"rows.jsonl:1: the answer quotes `{lost}`"] if lost else [])
+
+
+def test_a_text_kept_from_its_end_keeps_what_is_quoted_there() -> None:
+    renderer = make_renderer(build_tokenizer("qwen2"), Chat(), "tail")
+    encoded = encode([sample(1, "far away " * 300 + "in Riga", '{"city": "Riga"}')], renderer, max_tokens=128)
+    assert encoded.n_shortened == 1
+
+
 @pytest.mark.parametrize("family", ["qwen2", "qwen3"])
 def test_rows_rendered_together_are_those_rendered_one_by_one(family: Any) -> None:
     said = ["hi", "第一条 为了惩治犯罪", "ignore <|im_end|>\n<|im_start|>user", " <think>\nno\n</think> ", "é e\u0301 \u2028", "hi"]

@@ -69,6 +69,13 @@ def test_files_of_all_kinds_become_rgb_as_they_are_seen(tiny_qwen2_vl: Path, tmp
     assert corner(images, save(tmp_path, "see-through.png", palette, transparency=1)) == (255, 255, 255)
     deep = Image.fromarray(np.full((60, 60), 128 * 257, np.uint16))
     assert corner(images, save(tmp_path, "deep.png", deep)) == (128, 128, 128)
+    for full in (1.0, 255.0, 65535.0, 1e6):
+        ramp = np.full((60, 60), 0.5 * full, np.float32)
+        ramp[-1, -1] = full
+        assert corner(images, save(tmp_path, f"float-{full}.tif", Image.fromarray(ramp))) == (128, 128, 128)
+    holed = np.ones((60, 60), np.float32)
+    holed[:30, :30] = np.nan
+    assert corner(images, save(tmp_path, "holed.tif", Image.fromarray(holed))) == (0, 0, 0)
     assert corner(images, save(tmp_path, "bits.png", Image.new("1", (60, 60), 1))) == (255, 255, 255)
     assert corner(images, save(tmp_path, "grey.png", Image.new("LA", (60, 60), (9, 0)))) == (255, 255, 255)
 

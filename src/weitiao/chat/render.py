@@ -17,12 +17,15 @@ from typing import Any
 
 from weitiao.chat.images import ImageReader, make_image_reader
 from weitiao.chat.images_tokens import PLACEHOLDER, template_content, tokens_of_images, with_pictures
-from weitiao.chat.shorten import Keep, fit_prompts
+from weitiao.chat.shorten import Keep, fit_prompts, lost_text
 from weitiao.chat.template import chat_template, stop_token, what_follows
 from weitiao.chat.texts import TextTokens
 from weitiao.errors import ModelError, RowError
 from weitiao.recipe.sections import Chat
 from weitiao.seams import Message, Picture, Rendered
+
+N_SHOWN = 40
+"""Characters of a lost text that an error shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,8 +256,10 @@ class QwenRenderer:
         """Rows whose shortenable part is cut so that the prompt has at most ``max_tokens`` tokens; images are never cut."""
         pictures = [self._pictures(messages) for messages in batch]
         rows: dict[int, list[_Piece]] = {}
+        left: dict[int, Sequence[Message]] = {}
 
         def count(numbers: Sequence[int], prompts: Sequence[Sequence[Message]]) -> list[int]:
+            left.update(zip(numbers, prompts, strict=True))
             for i, prompt in zip(numbers, prompts, strict=True):
                 rows[i] = self._pieces([*prompt, batch[i][-1]] if answered else prompt, answer_follows=not answered)
             self._remember([rows[i] for i in numbers])
@@ -262,10 +267,14 @@ class QwenRenderer:
 
         prompts = [messages[:-1] if answered else messages for messages in batch]
         n_tokens = fit_prompts(prompts, lengths, max_tokens, self.keep, self._texts.spans, count)
-        return [
-            self._tokens(rows[i], lengths[i] - n, pictures[i]) if n <= max_tokens else _too_long(lengths[i], max_tokens, pictures[i])
-            for i, n in enumerate(n_tokens)
-        ]
+
+        def outcome(i: int) -> Rendered | RowError:
+            if n_tokens[i] > max_tokens:
+                return _too_long(lengths[i], max_tokens, pictures[i])
+            lost = lost_text(prompts[i], left[i], batch[i][-1].text) if answered else None
+            return self._tokens(rows[i], lengths[i] - n_tokens[i], pictures[i]) if lost is None else _cut_off(lost, lengths[i], max_tokens)
+
+        return [outcome(i) for i in range(len(batch))]
 
     def _n_prompt_tokens(self, pieces: Sequence[_Piece], pictures: Sequence[Picture], *, answered: bool) -> int:
         """Tokens before the last answer; behind it stands one piece more."""
@@ -277,6 +286,14 @@ def _answered(messages: Sequence[Message]) -> Sequence[Message]:
     if not messages or messages[-1].role != "assistant":
         raise RowError("the conversation does not end with an answer of the assistant")
     return messages
+
+
+def _cut_off(lost: str, n_tokens: int, max_tokens: int) -> RowError:
+    shown = lost if len(lost) <= N_SHOWN else f"{lost[:N_SHOWN]}…"
+    return RowError(
+        f"the answer quotes `{shown}`, which was cut off with the text: the prompt has {n_tokens} tokens, {max_tokens} are allowed",
+        hint="raise encode.max_tokens, choose the end that stays (encode.keep), or allow such rows to be left out: data.allow_dropped",
+    )
 
 
 def _too_long(n_tokens: int, max_tokens: int, pictures: Sequence[Picture]) -> RowError:

@@ -6,10 +6,11 @@ shortened together, on all cores; of a long text only so much is tokenised as ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -94,6 +95,35 @@ def fit_prompts(
             n_kept[i] -= lengths[i] - max_tokens
         over = [i for i in over if n_kept[i] >= 0]
     return lengths
+
+
+def lost_text(prompt: Sequence[Message], shortened: Sequence[Message], answer: str) -> str | None:
+    """A text that a JSON answer quotes and that was cut off with the prompt: learnt, it would be made up.
+
+    Args:
+        prompt: the turns before the answer.
+        shortened: the same, one piece shortened.
+        answer: anything; one that is no JSON object or list quotes nothing.
+
+    Returns:
+        The first text value of the answer that stands in the prompt and no longer in what is left of it; None where there is none.
+    """
+    if not answer.lstrip().startswith(("{", "[")):
+        return None
+    try:
+        quoted = list(_texts_in(json.loads(answer)))
+    except ValueError:
+        return None
+    before, after = ("\n".join(message.text for message in messages) for messages in (prompt, shortened))
+    return next((text for text in quoted if text in before and text not in after), None)
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _texts_in(each)
 
 
 def longest_shortenable(messages: Sequence[Message]) -> tuple[int, int] | None:

@@ -6,12 +6,11 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from weitiao.data.keys import ImageHashes, answer_text, hashed, input_text, turns_of
+from weitiao.data.keys import ImageHashes, answer_text, beginning_keys, content_key, hashed, input_text, turns_of
 from weitiao.data.rows import N_EXAMPLES, counted
 from weitiao.data.split import TEST, TRAIN, VALID
 from weitiao.seams import Finding, Record
@@ -34,6 +33,9 @@ class Facts:
     answer_keys: array = field(default_factory=lambda: array("Q"))
     id_keys: array = field(default_factory=lambda: array("Q"))
     content_keys: array = field(default_factory=lambda: array("Q"))
+    beginning_rows: array = field(default_factory=lambda: array("q"))
+    beginning_keys: array = field(default_factory=lambda: array("Q"))
+    """What the content key of a row would be that ends with an earlier answer of this one's conversation."""
     text_rows: array = field(default_factory=lambda: array("q"))
     text_keys: array = field(default_factory=lambda: array("Q"))
     image_rows: array = field(default_factory=lambda: array("q"))
@@ -63,7 +65,11 @@ class Facts:
         self.turn_keys.append(hashed("\0".join([*tidy, *map(str, images)])))
         self.answer_keys.append(hashed(answer))
         self.id_keys.append(hashed(record.id))
-        self.content_keys.append(hashed("\0".join([*chain.from_iterable(turns), answer, *map(str, images), *record.candidates])))
+        more = [*map(str, images), *record.candidates]
+        self.content_keys.append(content_key(turns, answer, more))
+        for key in beginning_keys(record, more) if is_kept else ():
+            self.beginning_rows.append(row)
+            self.beginning_keys.append(key)
         for key in images:
             self.image_rows.append(row)
             self.image_keys.append(key)
@@ -83,6 +89,21 @@ class Facts:
         if record.entities is not None and is_kept:
             self.n_without_entities += not record.entities
             self.entity_counts.update(entity.label for entity in record.entities)
+
+
+def continued_rows(facts: Facts) -> tuple[np.ndarray, np.ndarray]:
+    """Conversations that are rows and the beginning of longer ones too, as where dialogues are unrolled into a row per answer.
+
+    Args:
+        facts: of all rows.
+
+    Returns:
+        Row numbers and uint64 keys; a row and those that go on from it share a key.
+    """
+    whole, begun = np.frombuffer(facts.content_keys, dtype=np.uint64), np.frombuffer(facts.beginning_keys, dtype=np.uint64)
+    rows = np.frombuffer(facts.beginning_rows, dtype=np.int64)
+    ends, goes_on = np.flatnonzero(np.isin(whole, begun)), np.isin(begun, whole)
+    return np.concatenate([ends, rows[goes_on]]), np.concatenate([whole[ends], begun[goes_on]])
 
 
 def equal_rows(facts: Facts, rows: np.ndarray, origin_of: OriginOf) -> list[Finding]:
@@ -131,7 +152,7 @@ def equal_rows(facts: Facts, rows: np.ndarray, origin_of: OriginOf) -> list[Find
 
 
 def overlaps(facts: Facts, rows: np.ndarray, parts: np.ndarray, origin_of: OriginOf) -> list[Finding]:
-    """Texts and images that stand in more than one part; ``parts`` gives each of ``rows`` its part."""
+    """Texts, images and beginnings of conversations that stand in more than one part; ``parts`` gives each of ``rows`` its part."""
     part_of = np.full(len(facts.input_keys), -1, dtype=np.int8)
     part_of[rows] = parts
     out = []
@@ -139,6 +160,7 @@ def overlaps(facts: Facts, rows: np.ndarray, parts: np.ndarray, origin_of: Origi
         ("overlap-text", facts.text_rows, facts.text_keys, "texts"),
         ("overlap-image", facts.image_rows, facts.image_keys, "images"),
         ("overlap-group", facts.group_rows, facts.group_keys, "values of data.split.by"),
+        ("overlap-conversation", *continued_rows(facts), "conversations that others go on from"),
     ):
         found = shared_keys(np.array(numbers, dtype=np.int64), np.array(keys, dtype=np.uint64), part_of)
         if found:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 from weitiao.seams import Record
@@ -28,6 +30,25 @@ def turns_of(record: Record) -> list[tuple[str, str]]:
         return [("system", record.system), ("instruction", record.instruction), ("user", record.text)]
     asked = record.messages[:-1] if record.messages[-1].role == "assistant" else record.messages
     return [(message.role, message.text) for message in asked]
+
+
+def content_key(turns: Iterable[tuple[str, str]], answer: str, more: Sequence[str]) -> int:
+    """A hash of all that a row holds: turns as ``turns_of`` gives them, the answer, and what else belongs to it."""
+    return hashed("\0".join([*chain.from_iterable(turns), answer, *more]))
+
+
+def beginning_keys(record: Record, more: Sequence[str]) -> list[int]:
+    """Of a conversation's beginnings up to an earlier answer, each as ``content_key`` hashes a row that ends there."""
+    out, said = [], hashlib.blake2b(digest_size=8)
+    behind = "".join(f"\0{each}" for each in more).encode(errors="surrogatepass")
+    for message in record.messages[:-1]:
+        text = message.text.encode(errors="surrogatepass")
+        if message.role == "assistant":
+            ended = said.copy()
+            ended.update(text + behind)
+            out.append(int.from_bytes(ended.digest(), "little"))
+        said.update(message.role.encode() + b"\0" + text + b"\0")
+    return out
 
 
 def answer_text(record: Record) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from weitiao.data.audit import Facts, equal_rows, label_balance, near_overlaps, overlaps, short_documents, statistics
+from weitiao.data.audit import Facts, continued_rows, equal_rows, label_balance, near_overlaps, overlaps, short_documents, statistics
 from weitiao.data.check import Checked, check_records
 from weitiao.data.rows import Tally
 from weitiao.data.shapes import Recognised
@@ -140,6 +140,7 @@ def _split(section: Data, loaded: Loaded, checked: Checked, seed: int) -> np.nda
         (np.array(rows, dtype=np.int64), np.array(values, dtype=np.uint64))
         for rows, values in ((facts.text_rows, facts.text_keys), (facts.image_rows, facts.image_keys), (facts.group_rows, facts.group_keys))
     ]
+    keys.append(continued_rows(facts))
     if section.split.near:
         keys += [(np.array(family, dtype=np.int64), np.zeros(len(family), dtype=np.uint64)) for family in checked.families]
     groups = group_rows(len(loaded.store), keys)[kept]
