@@ -3,6 +3,7 @@
 import gc
 import json
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import psutil
 import pytest
 
 from weitiao import data, tasks
-from weitiao.cli.ahead import importing, reading_ahead
+from weitiao.cli.ahead import _interrupt_held, importing, reading_ahead
 from weitiao.demo import make_complaints
 from weitiao.errors import CommandError, Problems, WeitiaoError
 from weitiao.recipe import load_recipe
@@ -101,6 +102,24 @@ def test_the_collector_rests_while_importing():
     assert gc.isenabled()
     assert gc.get_freeze_count() > before
     gc.unfreeze()
+
+
+def test_ctrl_c_while_the_process_is_started_is_felt_afterwards():
+    done = []
+
+    def start():
+        with _interrupt_held():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+            done.append("started")
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            start()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert done == ["started"]
 
 
 @pytest.mark.usefixtures("recipe")

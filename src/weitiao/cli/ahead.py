@@ -10,7 +10,6 @@ import logging
 import multiprocessing
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -63,7 +62,7 @@ def reading_ahead(recipe: Recipe) -> Iterator[Callable[[], SampleSet]]:
     spawning = multiprocessing.get_context("spawn")  # every system has it, and no thread is lost
     ours, theirs = spawning.Pipe(duplex=False)
     process = spawning.Process(target=_send, args=(recipe, theirs, logger.isEnabledFor(logging.DEBUG)), daemon=True)
-    with _interrupt_ignored():
+    with _interrupt_held():
         process.start()
     theirs.close()
     try:
@@ -104,13 +103,16 @@ def _read(recipe: Recipe) -> SampleSet:
 
 
 @contextmanager
-def _interrupt_ignored() -> Iterator[None]:
-    """A process that is started in the block leaves Ctrl-C to this one, from its first moment on."""
-    if threading.current_thread() is not threading.main_thread():
+def _interrupt_held() -> Iterator[None]:
+    """A process started in the block leaves Ctrl-C to this one from its first moment on; if one comes meanwhile, it is felt at the end."""
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # on its first start it lets every signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
