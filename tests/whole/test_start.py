@@ -3,7 +3,6 @@
 import gc
 import json
 import multiprocessing
-import os
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import psutil
 import pytest
 
 from weitiao import data, tasks
-from weitiao.cli.ahead import _interrupt_held, importing, reading_ahead
+from weitiao.cli.ahead import importing, reading_ahead
 from weitiao.demo import make_complaints
 from weitiao.errors import CommandError, Problems, WeitiaoError
 from weitiao.recipe import load_recipe
@@ -105,21 +104,19 @@ def test_the_collector_rests_while_importing():
 
 
 def test_ctrl_c_while_the_process_is_started_is_felt_afterwards():
-    done = []
-
-    def start():
-        with _interrupt_held():
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.05)
-            done.append("started")
-
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            start()
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert done == ["started"]
+    script = """
+import os, signal
+from weitiao.cli.ahead import _interrupt_held
+signal.signal(signal.SIGINT, signal.default_int_handler)
+try:
+    with _interrupt_held():
+        os.kill(os.getpid(), signal.SIGINT)
+        print("started")
+except KeyboardInterrupt:
+    print("felt")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["started", "felt"]
 
 
 @pytest.mark.usefixtures("recipe")
