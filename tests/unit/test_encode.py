@@ -85,6 +85,11 @@ def test_what_was_cut_off_is_not_learnt_as_an_answer(renderer: Any, answer: str,
     assert [what.split(",")[0] for what in encoded.dropped.values()] == ([f"rows.jsonl:1: the answer quotes `{lost}`"] if lost else [])
 
 
+def test_what_was_cut_off_can_still_be_scored(renderer: Any) -> None:
+    cut = sample(1, "far away " * 300 + "in Riga", '{"city": "Riga"}')
+    assert renderer.conversation(cut.messages, 100).n_shortened > 0
+
+
 def test_a_text_kept_from_its_end_keeps_what_is_quoted_there() -> None:
     renderer = make_renderer(build_tokenizer("qwen2"), Chat(), "tail")
     encoded = encode([sample(1, "far away " * 300 + "in Riga", '{"city": "Riga"}')], renderer, max_tokens=128)

@@ -114,7 +114,7 @@ class QwenRenderer:
         return [self._tokens(pieces, 0, self._pictures(messages)) for pieces, messages in zip(rows, batch, strict=True)]
 
     def shortened(self, batch: Sequence[Sequence[Message]], lengths: Sequence[int], max_tokens: int) -> list[Rendered | RowError]:
-        """Tokens of conversations that are too long: what ``conversation`` gives of each, tokenised on all cores.
+        """Tokens of conversations to be learnt that are too long: what ``conversation`` gives of each, tokenised on all cores.
 
         Args:
             batch: conversations, each ending with an assistant message.
@@ -122,9 +122,9 @@ class QwenRenderer:
             max_tokens: longest allowed prompt before the last answer.
 
         Returns:
-            Per conversation its row, or why it cannot be shortened.
+            Per conversation its row, or why it cannot be shortened: also where a JSON answer quotes what would be cut off.
         """
-        return self._shorten(batch, lengths, max_tokens, answered=True)
+        return self._shorten(batch, lengths, max_tokens, answered=True, learnt=True)
 
     def prompt(self, messages: Sequence[Message], max_tokens: int | None = None) -> Rendered:
         """Tokens up to the point where the assistant's answer begins.
@@ -251,7 +251,7 @@ class QwenRenderer:
         return row
 
     def _shorten(
-        self, batch: Sequence[Sequence[Message]], lengths: Sequence[int], max_tokens: int, *, answered: bool
+        self, batch: Sequence[Sequence[Message]], lengths: Sequence[int], max_tokens: int, *, answered: bool, learnt: bool = False
     ) -> list[Rendered | RowError]:
         """Rows whose shortenable part is cut so that the prompt has at most ``max_tokens`` tokens; images are never cut."""
         pictures = [self._pictures(messages) for messages in batch]
@@ -271,7 +271,7 @@ class QwenRenderer:
         def outcome(i: int) -> Rendered | RowError:
             if n_tokens[i] > max_tokens:
                 return _too_long(lengths[i], max_tokens, pictures[i])
-            lost = lost_text(prompts[i], left[i], batch[i][-1].text) if answered else None
+            lost = lost_text(prompts[i], left[i], batch[i][-1].text) if learnt else None
             return self._tokens(rows[i], lengths[i] - n_tokens[i], pictures[i]) if lost is None else _cut_off(lost, lengths[i], max_tokens)
 
         return [outcome(i) for i in range(len(batch))]
