@@ -7,6 +7,7 @@ Raised anywhere, printed only by ``cli/fail.py``. ``exit_code`` is the process's
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 
@@ -90,15 +91,10 @@ class Problems(DataError):  # noqa: N818 - it is several
         self.problems = problems
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _problems, (self.problems, self.what)
+        return partial(Problems, self.problems, what=self.what), ()
 
     def __str__(self) -> str:
         return "\n".join([self.what, *(str(problem) for problem in self.problems)])
-
-
-def _problems(problems: list[WeitiaoError], what: str) -> Problems:
-    """What pickle calls, for it hands over no names."""
-    return Problems(problems, what=what)
 
 
 def together(errors: Sequence[WeitiaoError]) -> WeitiaoError:

@@ -186,8 +186,8 @@ def _in_rgb(image: Image.Image, background: str) -> Image.Image:
     """8-bit RGB. Pillow's own conversion cuts larger numbers off at 255, floats up to 1 at 0, and turns transparent pixels black."""
     if image.mode == "F" or image.mode.startswith("I"):
         values = np.nan_to_num(np.asarray(image, np.float64), posinf=0.0, neginf=0.0)
-        largest = float(values.max())
-        white = next((full for full in (1.0, 255.0, 65535.0) if largest <= full and (full > 1 or image.mode == "F")), largest)
+        largest, usual = float(values.max()), (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+        white = next((full for full in usual if largest <= full), largest)
         return Image.fromarray(np.rint(values * (255 / white)).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         over = image.convert("RGBA")

@@ -67,7 +67,7 @@ class Facts:
         self.id_keys.append(hashed(record.id))
         more = [*map(str, images), *record.candidates]
         self.content_keys.append(content_key(turns, answer, more))
-        for key in beginning_keys(record, more) if is_kept else ():
+        for key in beginning_keys(turns, more) if is_kept else ():
             self.beginning_rows.append(row)
             self.beginning_keys.append(key)
         for key in images:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from itertools import chain
 from pathlib import Path
 
 from weitiao.seams import Record
@@ -34,21 +33,29 @@ def turns_of(record: Record) -> list[tuple[str, str]]:
 
 def content_key(turns: Iterable[tuple[str, str]], answer: str, more: Sequence[str]) -> int:
     """A hash of all that a row holds: turns as ``turns_of`` gives them, the answer, and what else belongs to it."""
-    return hashed("\0".join([*chain.from_iterable(turns), answer, *more]))
+    said = hashlib.blake2b(digest_size=8)
+    for role, text in turns:
+        said.update(_bytes(role, text, ""))
+    return _ended(said, answer, more)
 
 
-def beginning_keys(record: Record, more: Sequence[str]) -> list[int]:
-    """Of a conversation's beginnings up to an earlier answer, each as ``content_key`` hashes a row that ends there."""
+def beginning_keys(turns: Iterable[tuple[str, str]], more: Sequence[str]) -> list[int]:
+    """For each earlier answer among the turns, the ``content_key`` of a row that ends with it."""
     out, said = [], hashlib.blake2b(digest_size=8)
-    behind = "".join(f"\0{each}" for each in more).encode(errors="surrogatepass")
-    for message in record.messages[:-1]:
-        text = message.text.encode(errors="surrogatepass")
-        if message.role == "assistant":
-            ended = said.copy()
-            ended.update(text + behind)
-            out.append(int.from_bytes(ended.digest(), "little"))
-        said.update(message.role.encode() + b"\0" + text + b"\0")
+    for role, text in turns:
+        if role == "assistant":
+            out.append(_ended(said.copy(), text, more))
+        said.update(_bytes(role, text, ""))
     return out
+
+
+def _ended(said: hashlib.blake2b, answer: str, more: Sequence[str]) -> int:
+    said.update(_bytes(answer, *more))
+    return int.from_bytes(said.digest(), "little")
+
+
+def _bytes(*texts: str) -> bytes:
+    return "\0".join(texts).encode(errors="surrogatepass")
 
 
 def answer_text(record: Record) -> str:
