@@ -3,31 +3,16 @@
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from tests.command import RECIPE, write_rows
 
 from weitiao.cli import main
 from weitiao.cli.display import duration, progress_line
 from weitiao.demo import make_complaints
 
 WEITIAO = Path(sys.executable).with_name("weitiao")
-
-RECIPE = """\
-task: {kind: extraction, fields: [name, address, email, question]}
-data:
-  train: {path: rows.jsonl}
-  columns: {text: instruction, answer: output}
-model: {path: tiny}
-train: {max_steps: 2, batch_rows: 4}
-evaluate: {max_new_tokens: 4, n_valid: 2}
-track: {kind: none}
-"""
-
-
-def write_rows(path: Path, rows: Sequence[dict[str, str]]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def weitiao(folder: Path, *words: str, typed: str = "") -> subprocess.CompletedProcess[str]:

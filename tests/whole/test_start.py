@@ -1,7 +1,6 @@
 """How a command starts: rows are read in a process of their own while libraries are imported, and that shows nowhere but in the time."""
 
 import gc
-import json
 import multiprocessing
 import signal
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.command import RECIPE, write_rows
 
 from weitiao import data, tasks
 from weitiao.cli.ahead import importing, reading_ahead
@@ -19,28 +19,15 @@ from weitiao.errors import CommandError, Problems, WeitiaoError
 from weitiao.recipe import load_recipe
 
 WEITIAO = Path(sys.executable).with_name("weitiao")
-RECIPE = """\
-task: {kind: extraction, fields: [name, address, email, question]}
-data:
-  train: {path: rows.jsonl}
-  columns: {text: instruction, answer: output}
-model: {path: tiny}
-train: {max_steps: 1}
-track: {kind: none}
-"""
 
 
 @pytest.fixture
 def recipe(tmp_path, tiny_qwen2):
-    write(tmp_path, make_complaints(40))
+    write_rows(tmp_path / "rows.jsonl", make_complaints(40))
     (tmp_path / "tiny").symlink_to(tiny_qwen2)
     file = tmp_path / "recipe.yaml"
     file.write_text(RECIPE, encoding="utf-8")
     return load_recipe(file)
-
-
-def write(folder, rows):
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def read_here(recipe):
@@ -64,7 +51,9 @@ def test_what_is_wrong_with_rows_is_told_as_here(recipe, tmp_path, wrong):
     if wrong == "no file":
         rows_file.unlink()
     else:
-        write(tmp_path, [{"instruction": "", "output": "{}"}, *make_complaints(10), {"instruction": "x", "output": "no JSON"}])
+        write_rows(
+            tmp_path / "rows.jsonl", [{"instruction": "", "output": "{}"}, *make_complaints(10), {"instruction": "x", "output": "no JSON"}]
+        )
     with pytest.raises(WeitiaoError) as here:
         read_here(recipe)
     with reading_ahead(recipe) as rows, pytest.raises(WeitiaoError) as ahead:
@@ -121,7 +110,7 @@ except KeyboardInterrupt:
 
 @pytest.mark.usefixtures("recipe")
 def test_ctrl_c_ends_both_processes_with_one_sentence(tmp_path):
-    write(tmp_path, make_complaints(40) * 500)
+    write_rows(tmp_path / "rows.jsonl", make_complaints(40) * 500)
     # A shell that starts tests in the background has them ignore Ctrl-C, and so would the command.
     listening = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
     words = [sys.executable, "-c", listening, str(WEITIAO), "run", "recipe.yaml", "-o", "run"]
